@@ -7,8 +7,11 @@
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
+
+pub mod files;
 
 /// A file system. Handles are cheap clones.
 pub trait Disk: Clone + Send + Sync + 'static {
@@ -17,6 +20,14 @@ pub trait Disk: Clone + Send + Sync + 'static {
 
     /// Runs the log writer: its own thread where calls block, a task where they do not.
     fn spawn_writer(&self, name: &str, writer: impl Future<Output = ()> + Send + 'static);
+
+    /// Waits, in a future run by [`Disk::spawn_writer`].
+    fn pause(&self, duration: Duration) -> impl Future<Output = ()> + Send;
+
+    /// How far ahead of the writer a log file is filled with zeros, so that a sync writes no metadata.
+    fn zero_ahead(&self) -> u64 {
+        16 << 20
+    }
 
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &Path) -> impl Future<Output = io::Result<Self::File>> + Send;
@@ -29,6 +40,9 @@ pub trait Disk: Clone + Send + Sync + 'static {
 
     /// Creates a folder and its parents; an existing one is fine.
     fn create_folder(&self, folder: &Path) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Removes an empty folder.
+    fn remove_folder(&self, folder: &Path) -> impl Future<Output = io::Result<()>> + Send;
 
     /// Renames a file or folder within the disk, replacing a file of that name.
     fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>> + Send;
@@ -66,6 +80,7 @@ pub trait DiskFile: Send + Sync + 'static {
     fn set_len(&self, length: u64) -> impl Future<Output = io::Result<()>> + Send;
 
     /// The length now, in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a file is not a collection")]
     fn len(&self) -> impl Future<Output = io::Result<u64>> + Send;
 }
 

@@ -20,3 +20,4 @@ pub mod identity;
 pub mod log_id;
 pub mod state_machine;
 pub mod transport;
+pub mod vote;
