@@ -15,9 +15,24 @@
 
 pub mod commit_log;
 pub mod disk;
+pub mod error;
 pub mod frames;
+pub mod group;
 pub mod identity;
 pub mod log_id;
+pub mod runtime;
 pub mod state_machine;
 pub mod transport;
 pub mod vote;
+
+mod accumulator;
+mod apply;
+mod bytes_reader;
+mod convert;
+mod early_election;
+mod install;
+mod log_store;
+mod network;
+mod read_index;
+mod snapshot;
+mod type_config;

@@ -19,7 +19,7 @@ use crate::log_id::LogId;
 /// alike, a refusal included, is a reply.
 pub trait StateMachine: Send + Sync + 'static {
     /// The answer to one frame.
-    type Reply: Send + 'static;
+    type Reply: Send + Sync + 'static;
 
     /// The last entry this state reflects, of any kind; `None` for a new state.
     fn applied(&self) -> Option<LogId>;
