@@ -155,7 +155,8 @@ fn optional_numbers_that_do_not_parse_count_as_missing() {
     let fields: ExtFields = [("topicSeq", "x"), ("maxTopicNum", "10")].into_iter().collect();
     let page = topic::TopicPageHeader::decode(&fields).expect("decodes");
     assert_eq!((page.topic_sequence, page.max_topics), (None, Some(10)));
-    let missing = route::RouteHeader::decode(&ExtFields::new());
+    let nothing = ExtFields::new();
+    let missing = route::RouteHeader::decode(&nothing);
     assert_eq!(missing, Err(HeaderError::Missing("topic")));
     assert_eq!(
         missing.expect_err("missing").to_string(),
