@@ -12,6 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub mod files;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulated;
 
 /// A file system. Handles are cheap clones.
 pub trait Disk: Clone + Send + Sync + 'static {
