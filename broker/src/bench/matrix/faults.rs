@@ -1,0 +1,181 @@
+//! Rows that do something to the nodes: kill or pause the leader, crash all of them, or leave them alone.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::super::cpu::{CpuTimes, resident_bytes};
+use super::super::failover::{Acks, FailoverArgs, send_one_by_one};
+use super::super::measure::Sample;
+use super::super::target::Target;
+use super::super::{RunArgs, SendArgs, send};
+use super::cluster::Cluster;
+use super::row::{Goal, Row};
+
+/// Acknowledgements before a fault, so that connections are warm.
+const WARM_ACKS: usize = 200;
+/// Acknowledgements after a fault that show it is over.
+const ACKS_AFTER: usize = 50;
+const TRIAL_MAX: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT_MS: u64 = 500;
+const IDLE_TOPICS: usize = 1000;
+const IDLE_CLIENTS: usize = 100;
+
+/// The leader is killed.
+pub(super) fn killed_leader(cluster: &mut Cluster, trials: usize) -> anyhow::Result<Row> {
+    let mut gaps = Vec::new();
+    for _ in 0..trials.max(1) {
+        let leader = cluster.leader()?;
+        let gap = gap_of(cluster, leader, |cluster| cluster.kill(leader))?;
+        eprintln!("  {:.0} ms", gap.as_secs_f64() * 1e3);
+        gaps.push(gap.as_secs_f64() * 1e3);
+        cluster.start_missing()?;
+        cluster.wait_until_caught_up()?;
+    }
+    Ok(Row::new("F1", "ms", Goal::AtMost(300.0), gaps))
+}
+
+/// The leader says nothing more, but its connections stay.
+pub(super) fn silent_leader(cluster: &mut Cluster, trials: usize) -> anyhow::Result<Row> {
+    let mut gaps = Vec::new();
+    for _ in 0..trials.max(1) {
+        let leader = cluster.leader()?;
+        let gap = gap_of(cluster, leader, |cluster| cluster.pause(leader, true));
+        cluster.pause(leader, false)?;
+        let gap = gap?;
+        eprintln!("  {:.0} ms", gap.as_secs_f64() * 1e3);
+        gaps.push(gap.as_secs_f64() * 1e3);
+        cluster.wait_until_caught_up()?;
+    }
+    Ok(Row::new("F2", "ms", Goal::AtMost(1000.0), gaps))
+}
+
+/// Sends one message at a time through a node that survives; the longest time without an acknowledgement around the fault.
+fn gap_of(
+    cluster: &mut Cluster,
+    leader: usize,
+    fault: impl FnOnce(&mut Cluster) -> anyhow::Result<()>,
+) -> anyhow::Result<Duration> {
+    // Looked up at a survivor, whose own address comes first in the answer.
+    let args = failover_args(cluster, (leader + 1) % 3);
+    let target = Target::find(&args.target)?;
+    let warm = Arc::new(AtomicBool::new(false));
+    let faulted: Arc<Mutex<Option<Instant>>> = Arc::default();
+    let client = {
+        let (warm, faulted) = (Arc::clone(&warm), Arc::clone(&faulted));
+        let start = Instant::now();
+        let stop = move |acks: &Acks| {
+            if acks.count() >= WARM_ACKS {
+                warm.store(true, Ordering::Relaxed);
+            }
+            let fault = *faulted.lock().expect("no holder of this lock panics");
+            start.elapsed() > TRIAL_MAX || fault.is_some_and(|fault| acks.since(fault) >= ACKS_AFTER)
+        };
+        let name = "bench-failover".to_owned();
+        std::thread::Builder::new()
+            .name(name)
+            .spawn(move || send_one_by_one(&args, &target, &stop))?
+    };
+    while !warm.load(Ordering::Relaxed) && !client.is_finished() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let at = Instant::now();
+    let made = fault(cluster);
+    *faulted.lock().expect("no holder of this lock panics") = Some(at);
+    let (_, acks): (Sample, Acks) = client.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
+    made?;
+    acks.gap_around(at)
+        .ok_or_else(|| anyhow::anyhow!("no acknowledgement within {TRIAL_MAX:?}"))
+}
+
+/// All nodes are killed at full rate; how long from their start to the first acknowledgement.
+pub(super) fn crash_restart(cluster: &mut Cluster, mib: u64) -> anyhow::Result<Row> {
+    let mut sending = SendArgs {
+        target: cluster.target("restart", 0),
+        connections: 4,
+        window: 64,
+        size: 4096,
+        batch: 8,
+        rate: None,
+        keys: false,
+        tags: None,
+        binary: false,
+        run: run_args(2.0),
+    };
+    let mut written = 0;
+    while written < mib << 20 {
+        let report = send(&sending)?;
+        anyhow::ensure!(report.messages > 0, "no message was acknowledged while filling the log");
+        written += report.messages * sending.size as u64;
+    }
+    sending.run.timeout = 1000;
+    let sender = std::thread::Builder::new()
+        .name("bench-crash".to_owned())
+        .spawn(move || send(&sending))?;
+    // In the middle of the two seconds of sending.
+    std::thread::sleep(Duration::from_secs(1));
+    cluster.kill_all()?;
+    let sent = sender
+        .join()
+        .map_err(|_| anyhow::anyhow!("the sending thread panicked"))??;
+    anyhow::ensure!(sent.messages > 0, "no message was acknowledged before the crash");
+    let start = Instant::now();
+    cluster.start_missing()?;
+    cluster.wait_for_ack()?;
+    let taken = start.elapsed().as_secs_f64();
+    cluster.wait_until_caught_up()?;
+    Ok(Row::new("R2", "s", Goal::AtMost(3.0), vec![taken]))
+}
+
+/// A thousand topics, a hundred connections, and nothing to do: memory of the largest node, processor time of all.
+pub(super) fn idle(cluster: &mut Cluster, seconds: f64) -> anyhow::Result<Vec<Row>> {
+    for number in 0..IDLE_TOPICS {
+        Target::find(&cluster.target(&format!("idle-{number}"), 0))?;
+    }
+    let target = Target::find(&cluster.target("idle-0", 0))?;
+    let mut clients = Vec::new();
+    for number in 0..IDLE_CLIENTS {
+        clients.push(std::net::TcpStream::connect(
+            target.addresses[number % target.addresses.len()],
+        )?);
+    }
+    let pids = cluster.pids();
+    let before = CpuTimes::read(&pids);
+    let start = Instant::now();
+    std::thread::sleep(Duration::from_secs_f64(seconds.max(1.0)));
+    let used = CpuTimes::read(&pids).since(&before).servers_total() / start.elapsed().as_secs_f64();
+    let resident: Vec<f64> = pids
+        .iter()
+        .filter_map(|pid| resident_bytes(*pid))
+        .map(|bytes| bytes as f64 / f64::from(1 << 20))
+        .collect();
+    drop(clients);
+    anyhow::ensure!(resident.len() == pids.len(), "a node died while idle");
+    let largest = resident.iter().copied().fold(0.0, f64::max);
+    let mut memory = Row::new("I1", "MiB a node", Goal::AtMost(20.0), vec![largest]);
+    memory.runs = resident;
+    Ok(vec![
+        memory,
+        Row::new("I1c", "% of a core", Goal::AtMost(0.5), vec![used * 100.0]),
+    ])
+}
+
+fn run_args(seconds: f64) -> RunArgs {
+    RunArgs {
+        duration: seconds,
+        warmup: 0.0,
+        timeout: 3000,
+        pids: Vec::new(),
+        json: None,
+        quiet: true,
+    }
+}
+
+fn failover_args(cluster: &Cluster, place: usize) -> FailoverArgs {
+    FailoverArgs {
+        target: cluster.target("bench", place),
+        size: 128,
+        request_timeout: REQUEST_TIMEOUT_MS,
+        run: run_args(0.0),
+    }
+}

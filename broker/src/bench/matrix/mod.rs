@@ -1,0 +1,137 @@
+//! The benchmark matrix: one command, one cluster of three nodes on this machine, one JSON file.
+//!
+//! Rows have fixed names, so that two files can be compared. Rates depend on the machine and on what else runs there; CPU
+//! time per message hardly does and is the figure to compare between commits. Every row says whether its goal was met.
+
+mod cluster;
+mod faults;
+mod machine;
+mod row;
+mod traffic;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use serde::Serialize;
+
+use cluster::{Cluster, Flush};
+use machine::Machine;
+use row::Row;
+
+/// Which rows to run, how long, and where the result goes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MatrixArgs {
+    /// Write the result here as JSON.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Seconds to measure per run.
+    #[arg(long, default_value_t = 5.0, value_parser = super::seconds)]
+    seconds: f64,
+    /// Runs of each throughput and latency row; the median counts.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Trials of each failover row; the median counts.
+    #[arg(long, default_value_t = 5)]
+    trials: usize,
+    /// Only these rows, such as `T1,T2,F1`.
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
+    /// MiB of log to write before the crash restart.
+    #[arg(long, default_value_t = 1024)]
+    restart_mib: u64,
+    /// Program to start the nodes with, to compare builds; this one if not given.
+    #[arg(long)]
+    program: Option<PathBuf>,
+    /// Folder for the nodes' data; a temporary one that is removed afterwards if not given.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Matrix {
+    /// Commit measured, if this is a working copy.
+    commit: String,
+    /// Where it was measured.
+    machine: Machine,
+    /// What was measured.
+    rows: Vec<Row>,
+}
+
+/// Rows that run on a cluster that flushes before it answers.
+const SYNC_ROWS: &[&str] = &[
+    "T1", "T2", "T3", "T4", "T5a", "T5b", "L1", "L2", "C1", "F1", "F2", "I1", "I4", "R2",
+];
+/// Rows that run on a cluster that answers from memory.
+const ASYNC_ROWS: &[&str] = &["T6a", "T6b"];
+
+/// Runs the wanted rows and writes the result.
+pub(crate) fn run(args: &MatrixArgs) -> anyhow::Result<()> {
+    for wanted in &args.rows {
+        let known = SYNC_ROWS.iter().chain(ASYNC_ROWS).any(|row| row == wanted);
+        anyhow::ensure!(
+            known,
+            "no row {wanted}; there are {} and {}",
+            SYNC_ROWS.join(", "),
+            ASYNC_ROWS.join(", ")
+        );
+    }
+    let mut matrix = Matrix {
+        commit: machine::commit(),
+        machine: Machine::read(),
+        rows: Vec::new(),
+    };
+    for (flush, rows) in [(Flush::Sync, SYNC_ROWS), (Flush::Async, ASYNC_ROWS)] {
+        let rows: Vec<&str> = rows
+            .iter()
+            .copied()
+            .filter(|row| args.rows.is_empty() || args.rows.iter().any(|w| w == row))
+            .collect();
+        if !rows.is_empty() {
+            run_on_one_cluster(args, flush, &rows, &mut matrix)?;
+        }
+    }
+    print!("{}", row::table(&matrix.rows));
+    Ok(())
+}
+
+fn run_on_one_cluster(args: &MatrixArgs, flush: Flush, rows: &[&str], matrix: &mut Matrix) -> anyhow::Result<()> {
+    eprintln!("starting three nodes (flush = {})", flush.as_str());
+    let (mut cluster, first_ack) = Cluster::start(args.program.as_deref(), args.folder.as_deref(), flush)?;
+    for name in rows {
+        eprintln!("row {name}");
+        let measured = match *name {
+            "I1" => faults::idle(&mut cluster, args.seconds),
+            "I4" => Ok(vec![row::Row::new(
+                "I4",
+                "s",
+                row::Goal::AtMost(0.3),
+                vec![first_ack.as_secs_f64()],
+            )]),
+            "F1" => faults::killed_leader(&mut cluster, args.trials).map(|row| vec![row]),
+            "F2" => faults::silent_leader(&mut cluster, args.trials).map(|row| vec![row]),
+            "R2" => faults::crash_restart(&mut cluster, args.restart_mib).map(|row| vec![row]),
+            _ => traffic::row(name, &cluster, args.seconds, args.runs).map(|row| vec![row]),
+        };
+        match measured {
+            Ok(measured) => matrix.rows.extend(measured),
+            // One row that cannot be measured does not cost the others; it counts as not met.
+            Err(error) => {
+                eprintln!("row {name}: {error:#}");
+                matrix.rows.push(Row::failed(name, &format!("{error:#}")));
+            }
+        }
+        write(args, matrix)?;
+    }
+    Ok(())
+}
+
+/// Writes what there is after every row, so that an interrupted run leaves its results.
+fn write(args: &MatrixArgs, matrix: &Matrix) -> anyhow::Result<()> {
+    let Some(path) = &args.out else { return Ok(()) };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    }
+    std::fs::write(path, serde_json::to_string_pretty(matrix)? + "\n")
+        .with_context(|| format!("write {}", path.display()))
+}
