@@ -1,0 +1,286 @@
+//! The commands of one Raft group, as they stand in its log.
+//!
+//! A frame is `kind: 1 | version: 1 | fields`. Kinds and versions are never reused with another meaning: old logs are
+//! applied again. Times in commands are the proposing leader's clock.
+
+use bytes::Bytes;
+
+use super::codec::{Decoder, Encoder, Malformed};
+use super::coordinator::Join;
+use super::limits::{CLIENTS_PER_COMMAND_MAX, GROUPS_PER_CLIENT_MAX, LOCKS_PER_COMMAND_MAX, OFFSETS_PER_COMMAND_MAX};
+use super::subscription_groups::SubscriptionGroupConfig;
+use super::topics::TopicConfig;
+
+const VERSION: u8 = 1;
+
+const KIND_PUT_TOPIC: u8 = 2;
+const KIND_DELETE_TOPIC: u8 = 3;
+const KIND_PUT_SUBSCRIPTION_GROUP: u8 = 4;
+const KIND_DELETE_SUBSCRIPTION_GROUP: u8 = 5;
+const KIND_UPDATE_CONSUMER_OFFSETS: u8 = 6;
+const KIND_LOCK_QUEUES: u8 = 7;
+const KIND_UNLOCK_QUEUES: u8 = 8;
+const KIND_JOIN: u8 = 9;
+const KIND_LEAVE: u8 = 10;
+const KIND_LEAVE_NODE: u8 = 11;
+const KIND_EXPIRE: u8 = 12;
+const KIND_TRIM: u8 = 13;
+const KIND_DIGEST_POINT: u8 = 14;
+
+/// One consumer offset to store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OffsetUpdate {
+    /// The subscription group.
+    pub group: String,
+    /// The topic.
+    pub topic: String,
+    /// The queue number.
+    pub queue: u32,
+    /// The next queue offset the group will read.
+    pub offset: i64,
+}
+
+/// A command other than storing a message, which is [`super::append::Append`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Creates a topic or changes it; its queue count may only grow.
+    PutTopic {
+        /// The whole configuration.
+        config: TopicConfig,
+        /// Leave an existing topic as it is.
+        if_absent: bool,
+        /// Proposer's clock.
+        now_ms: i64,
+    },
+    /// Removes a topic, its queues, consumer offsets and locks.
+    DeleteTopic {
+        /// Its name.
+        topic: String,
+    },
+    /// Creates a subscription group or changes it.
+    PutSubscriptionGroup {
+        /// The whole configuration.
+        config: SubscriptionGroupConfig,
+        /// Leave an existing group as it is.
+        if_absent: bool,
+    },
+    /// Removes a subscription group with its members and locks.
+    DeleteSubscriptionGroup {
+        /// Its name.
+        group: String,
+        /// Its consumer offsets, too.
+        clean_offsets: bool,
+    },
+    /// Stores consumer offsets. Those of unknown groups, topics or queues are left out; refused if none is left.
+    UpdateConsumerOffsets(Vec<OffsetUpdate>),
+    /// Takes or renews queue locks.
+    LockQueues {
+        /// The consumer group.
+        group: String,
+        /// The client that wants them.
+        client_id: String,
+        /// Topic and queue number each.
+        queues: Vec<(String, u32)>,
+        /// Proposer's clock.
+        now_ms: i64,
+    },
+    /// Gives queue locks back.
+    UnlockQueues {
+        /// The consumer group.
+        group: String,
+        /// The client that holds them.
+        client_id: String,
+        /// Topic and queue number each.
+        queues: Vec<(String, u32)>,
+    },
+    /// A heartbeat that changes something; creates unknown subscription groups with the defaults.
+    Join(Join),
+    /// A client leaves, or its connection closed.
+    Leave {
+        /// The client.
+        client_id: String,
+        /// The node it is connected to: one that reconnected elsewhere stays.
+        node: String,
+        /// Consumer and producer groups; empty for all.
+        groups: Vec<String>,
+    },
+    /// All clients of a node leave but those it still knows: it restarted, or is removed.
+    LeaveNode {
+        /// The node.
+        node: String,
+        /// Clients that stay.
+        keep: Vec<String>,
+    },
+    /// A node has been dead for the grace time: its clients that did not join elsewhere leave. Expired locks go, too.
+    Expire {
+        /// The node.
+        node: String,
+        /// Proposer's clock.
+        now_ms: i64,
+    },
+    /// Messages in entries up to and including this one can no longer be read.
+    Trim {
+        /// The last entry to forget.
+        log_index: u64,
+    },
+    /// The digest of the state after this entry is wanted.
+    DigestPoint {
+        /// Handed back with the digest.
+        nonce: u64,
+    },
+}
+
+impl Command {
+    /// The frame of this command.
+    pub fn encode(&self) -> Bytes {
+        let mut out;
+        match self {
+            Self::PutTopic { config, if_absent, now_ms } => {
+                out = frame(KIND_PUT_TOPIC);
+                out.bool(*if_absent).i64(*now_ms);
+                config.encode(&mut out);
+            }
+            Self::DeleteTopic { topic } => {
+                out = frame(KIND_DELETE_TOPIC);
+                out.text(topic);
+            }
+            Self::PutSubscriptionGroup { config, if_absent } => {
+                out = frame(KIND_PUT_SUBSCRIPTION_GROUP);
+                out.bool(*if_absent);
+                config.encode(&mut out);
+            }
+            Self::DeleteSubscriptionGroup { group, clean_offsets } => {
+                out = frame(KIND_DELETE_SUBSCRIPTION_GROUP);
+                out.text(group).bool(*clean_offsets);
+            }
+            Self::UpdateConsumerOffsets(updates) => {
+                out = frame(KIND_UPDATE_CONSUMER_OFFSETS);
+                out.list(updates, |out, update| {
+                    out.text(&update.group).text(&update.topic).u32(update.queue).i64(update.offset);
+                });
+            }
+            Self::LockQueues { group, client_id, queues, now_ms } => {
+                out = frame(KIND_LOCK_QUEUES);
+                out.text(group).text(client_id).i64(*now_ms);
+                encode_queues(queues, &mut out);
+            }
+            Self::UnlockQueues { group, client_id, queues } => {
+                out = frame(KIND_UNLOCK_QUEUES);
+                out.text(group).text(client_id);
+                encode_queues(queues, &mut out);
+            }
+            Self::Join(join) => {
+                out = frame(KIND_JOIN);
+                join.encode(&mut out);
+            }
+            Self::Leave { client_id, node, groups } => {
+                out = frame(KIND_LEAVE);
+                out.text(client_id).text(node);
+                encode_names(groups, &mut out);
+            }
+            Self::LeaveNode { node, keep } => {
+                out = frame(KIND_LEAVE_NODE);
+                out.text(node);
+                encode_names(keep, &mut out);
+            }
+            Self::Expire { node, now_ms } => {
+                out = frame(KIND_EXPIRE);
+                out.text(node).i64(*now_ms);
+            }
+            Self::Trim { log_index } => {
+                out = frame(KIND_TRIM);
+                out.u64(*log_index);
+            }
+            Self::DigestPoint { nonce } => {
+                out = frame(KIND_DIGEST_POINT);
+                out.u64(*nonce);
+            }
+        }
+        out.finish().into()
+    }
+
+    /// Reads any frame but that of a message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut from = Decoder::new(bytes);
+        let kind = from.u8()?;
+        if from.u8()? != VERSION {
+            return Err(Malformed);
+        }
+        let command = match kind {
+            KIND_PUT_TOPIC => Self::PutTopic {
+                if_absent: from.bool()?,
+                now_ms: from.i64()?,
+                config: TopicConfig::decode(&mut from)?,
+            },
+            KIND_DELETE_TOPIC => Self::DeleteTopic { topic: from.name()? },
+            KIND_PUT_SUBSCRIPTION_GROUP => Self::PutSubscriptionGroup {
+                if_absent: from.bool()?,
+                config: SubscriptionGroupConfig::decode(&mut from)?,
+            },
+            KIND_DELETE_SUBSCRIPTION_GROUP => {
+                Self::DeleteSubscriptionGroup { group: from.name()?, clean_offsets: from.bool()? }
+            }
+            KIND_UPDATE_CONSUMER_OFFSETS => {
+                Self::UpdateConsumerOffsets(from.list(OFFSETS_PER_COMMAND_MAX, |from| {
+                    Ok(OffsetUpdate {
+                        group: from.name()?,
+                        topic: from.name()?,
+                        queue: from.u32()?,
+                        offset: from.i64()?,
+                    })
+                })?)
+            }
+            KIND_LOCK_QUEUES => Self::LockQueues {
+                group: from.name()?,
+                client_id: from.name()?,
+                now_ms: from.i64()?,
+                queues: decode_queues(&mut from)?,
+            },
+            KIND_UNLOCK_QUEUES => Self::UnlockQueues {
+                group: from.name()?,
+                client_id: from.name()?,
+                queues: decode_queues(&mut from)?,
+            },
+            KIND_JOIN => Self::Join(Join::decode(&mut from)?),
+            KIND_LEAVE => Self::Leave {
+                client_id: from.name()?,
+                node: from.name()?,
+                groups: from.list(GROUPS_PER_CLIENT_MAX, Decoder::name)?,
+            },
+            KIND_LEAVE_NODE => Self::LeaveNode {
+                node: from.name()?,
+                keep: from.list(CLIENTS_PER_COMMAND_MAX, Decoder::name)?,
+            },
+            KIND_EXPIRE => Self::Expire { node: from.name()?, now_ms: from.i64()? },
+            KIND_TRIM => Self::Trim { log_index: from.u64()? },
+            KIND_DIGEST_POINT => Self::DigestPoint { nonce: from.u64()? },
+            _ => return Err(Malformed),
+        };
+        from.finish()?;
+        Ok(command)
+    }
+}
+
+fn frame(kind: u8) -> Encoder {
+    Encoder::starting(&[kind, VERSION])
+}
+
+fn encode_queues(queues: &[(String, u32)], out: &mut Encoder) {
+    out.list(queues, |out, (topic, queue)| {
+        out.text(topic).u32(*queue);
+    });
+}
+
+fn decode_queues(from: &mut Decoder<'_>) -> Result<Vec<(String, u32)>, Malformed> {
+    from.list(LOCKS_PER_COMMAND_MAX, |from| Ok((from.name()?, from.u32()?)))
+}
+
+fn encode_names(names: &[String], out: &mut Encoder) {
+    out.list(names, |out, name| {
+        out.text(name);
+    });
+}
+
+#[cfg(test)]
+#[path = "command_test.rs"]
+mod tests;

@@ -1,0 +1,93 @@
+//! How far each subscription group has read each queue (RocketMQ: `ConsumerOffsetManager`).
+//!
+//! An update is stored as it is given, also when it goes back: that is how RocketMQ's clients and tools set offsets.
+
+use std::collections::BTreeMap;
+
+use super::codec::{Decoder, Malformed};
+use super::effects::Effects;
+use super::limits::CONSUMER_OFFSETS_MAX;
+use super::records::{self, Key, after_prefix, name_in_key};
+
+type ByQueue = BTreeMap<u32, i64>;
+
+/// All consumer offsets of one Raft group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerOffsets {
+    groups: BTreeMap<String, BTreeMap<String, ByQueue>>,
+    count: usize,
+}
+
+impl ConsumerOffsets {
+    /// The next queue offset `group` will read, if it was ever set.
+    pub fn get(&self, group: &str, topic: &str, queue: u32) -> Option<i64> {
+        self.groups.get(group)?.get(topic)?.get(&queue).copied()
+    }
+
+    /// All offsets of a group: topic, queue, offset.
+    pub fn of_group(&self, group: &str) -> impl Iterator<Item = (&str, u32, i64)> {
+        let topics = self.groups.get(group).into_iter().flatten();
+        topics.flat_map(|(topic, queues)| queues.iter().map(|(queue, offset)| (topic.as_str(), *queue, *offset)))
+    }
+
+    /// Groups with an offset in `topic`.
+    pub fn groups_of_topic(&self, topic: &str) -> Vec<String> {
+        self.groups.iter().filter(|(_, topics)| topics.contains_key(topic)).map(|(group, _)| group.clone()).collect()
+    }
+
+    /// Stores one offset; false if that would be one more than the limit.
+    pub(super) fn set(&mut self, group: &str, topic: &str, queue: u32, offset: i64, effects: &mut Effects) -> bool {
+        match self.groups.get_mut(group).and_then(|topics| topics.get_mut(topic)) {
+            Some(queues) => match queues.get_mut(&queue) {
+                Some(stored) if *stored == offset => return true,
+                Some(stored) => *stored = offset,
+                None if self.count >= CONSUMER_OFFSETS_MAX => return false,
+                None => {
+                    self.count += 1;
+                    queues.insert(queue, offset);
+                }
+            },
+            None if self.count >= CONSUMER_OFFSETS_MAX => return false,
+            None => {
+                self.count += 1;
+                let topics = self.groups.entry(group.to_owned()).or_default();
+                topics.entry(topic.to_owned()).or_default().insert(queue, offset);
+            }
+        }
+        let key = Key::new(records::CONSUMER_OFFSET).name(group).name(topic).u32(queue).finish();
+        effects.put(key, offset.to_be_bytes().to_vec());
+        true
+    }
+
+    /// Forgets a deleted topic.
+    pub(super) fn remove_topic(&mut self, topic: &str, effects: &mut Effects) {
+        for (group, topics) in &mut self.groups {
+            if let Some(queues) = topics.remove(topic) {
+                self.count -= queues.len();
+                let from = Key::new(records::CONSUMER_OFFSET).name(group).name(topic).finish();
+                effects.delete_range(from.clone(), after_prefix(from));
+            }
+        }
+        self.groups.retain(|_, topics| !topics.is_empty());
+    }
+
+    /// Forgets a group's offsets.
+    pub(super) fn remove_group(&mut self, group: &str, effects: &mut Effects) {
+        if let Some(topics) = self.groups.remove(group) {
+            self.count -= topics.values().map(BTreeMap::len).sum::<usize>();
+            let from = Key::new(records::CONSUMER_OFFSET).name(group).finish();
+            effects.delete_range(from.clone(), after_prefix(from));
+        }
+    }
+
+    pub(super) fn load(&mut self, mut key: Decoder<'_>, value: &[u8]) -> Result<(), Malformed> {
+        let (group, topic, queue) = (name_in_key(&mut key)?, name_in_key(&mut key)?, key.u32()?);
+        key.finish()?;
+        let mut from = Decoder::new(value);
+        let offset = from.i64()?;
+        from.finish()?;
+        self.count += 1;
+        self.groups.entry(group).or_default().entry(topic).or_default().insert(queue, offset);
+        Ok(())
+    }
+}

@@ -1,0 +1,458 @@
+//! Who consumes and produces right now: members of groups and what they subscribe to (RocketMQ: `ConsumerManager`,
+//! `ProducerManager`).
+//!
+//! A member is one client in one group, with the node it is connected to. Heartbeats that change nothing are not
+//! logged ([`Coordinator::would_change`]). A member goes when its client leaves, when its connection closes cleanly,
+//! or when its node has been dead for the grace time ([`super::command::Command::Expire`]). Removals name the node
+//! the client was connected to, so that a late one cannot remove a client that reconnected elsewhere.
+//!
+//! As in RocketMQ the last heartbeat decides the group's shape and topics, and the greatest version a subscription.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::codec::{Decoder, Encoder, Malformed};
+use super::effects::Effects;
+use super::limits::{
+    ACTIVE_GROUPS_MAX, GROUPS_PER_CLIENT_MAX, MEMBER_GRACE_MS, MEMBERS_PER_GROUP_MAX, NAME_BYTES_MAX,
+    SUBSCRIPTIONS_PER_GROUP_MAX, TEXT_BYTES_MAX,
+};
+use super::records::{self, Key, after_prefix, name_in_key};
+use super::reply::Refusal;
+
+const RECORD_VERSION: u8 = 1;
+
+/// One client in one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The client's id.
+    pub client_id: String,
+    /// The node it is connected to.
+    pub node: String,
+    /// RocketMQ's language code.
+    pub language: u8,
+    /// RocketMQ's version number.
+    pub version: i32,
+    /// When it joined or changed last, by the proposer's clock.
+    pub since_ms: i64,
+}
+
+impl Member {
+    fn of(join: &Join) -> Self {
+        Self {
+            client_id: join.client_id.clone(),
+            node: join.node.clone(),
+            language: join.language,
+            version: join.version,
+            since_ms: join.now_ms,
+        }
+    }
+
+    /// Equal apart from the time.
+    fn is_as(&self, join: &Join) -> bool {
+        self.node == join.node && self.language == join.language && self.version == join.version
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::starting(&[RECORD_VERSION]);
+        out.text(&self.node).u8(self.language).i32(self.version).i64(self.since_ms);
+        out.finish()
+    }
+
+    fn decode(client_id: String, value: &[u8]) -> Result<Self, Malformed> {
+        let mut from = Decoder::new(value);
+        if from.u8()? != RECORD_VERSION {
+            return Err(Malformed);
+        }
+        let member = Self {
+            client_id,
+            node: from.name()?,
+            language: from.u8()?,
+            version: from.i32()?,
+            since_ms: from.i64()?,
+        };
+        from.finish()?;
+        Ok(member)
+    }
+}
+
+/// What a consumer group wants of one topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// The topic.
+    pub topic: String,
+    /// `TAG` or `SQL92`.
+    pub expression_type: String,
+    /// The filter; `*` for everything.
+    pub expression: String,
+    /// Set by the client when it subscribes; the greatest wins.
+    pub version: i64,
+}
+
+/// How a consumer group consumes: RocketMQ's ordinals, see the remoting protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupShape {
+    /// 0 pull, 1 push, 2 POP.
+    pub consume_type: u8,
+    /// 0 broadcasting, 1 clustering.
+    pub message_model: u8,
+    /// Where a new group starts.
+    pub consume_from_where: u8,
+}
+
+/// A consumer group with at least one member.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerGroup {
+    /// As the last heartbeat said.
+    pub shape: GroupShape,
+    /// By client id.
+    pub members: BTreeMap<String, Member>,
+    /// By topic.
+    pub subscriptions: BTreeMap<String, Subscription>,
+}
+
+/// What a heartbeat says about one consumer group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinGroup {
+    /// The consumer group.
+    pub group: String,
+    /// How it consumes.
+    pub shape: GroupShape,
+    /// What it subscribes to; `None` leaves the table alone (heartbeats without subscriptions).
+    pub subscriptions: Option<Vec<Subscription>>,
+}
+
+/// A client's heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// The client.
+    pub client_id: String,
+    /// The node it is connected to.
+    pub node: String,
+    /// RocketMQ's language code.
+    pub language: u8,
+    /// RocketMQ's version number.
+    pub version: i32,
+    /// Consumer groups.
+    pub groups: Vec<JoinGroup>,
+    /// Producer groups.
+    pub producer_groups: Vec<String>,
+    /// The proposer's clock.
+    pub now_ms: i64,
+}
+
+impl Join {
+    pub(super) fn encode(&self, out: &mut Encoder) {
+        out.text(&self.client_id).text(&self.node).u8(self.language).i32(self.version);
+        out.list(&self.groups, |out, group| {
+            out.text(&group.group);
+            encode_shape(group.shape, out);
+            out.bool(group.subscriptions.is_some());
+            if let Some(subscriptions) = &group.subscriptions {
+                out.list(subscriptions, |out, subscription| {
+                    out.text(&subscription.topic);
+                    encode_subscription(subscription, out);
+                });
+            }
+        });
+        out.list(&self.producer_groups, |out, group| {
+            out.text(group);
+        });
+        out.i64(self.now_ms);
+    }
+
+    pub(super) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            client_id: from.name()?,
+            node: from.name()?,
+            language: from.u8()?,
+            version: from.i32()?,
+            groups: from.list(GROUPS_PER_CLIENT_MAX, |from| {
+                Ok(JoinGroup {
+                    group: from.name()?,
+                    shape: decode_shape(from)?,
+                    subscriptions: match from.bool()? {
+                        false => None,
+                        true => Some(from.list(SUBSCRIPTIONS_PER_GROUP_MAX, |from| {
+                            let topic = from.name()?;
+                            decode_subscription(topic, from)
+                        })?),
+                    },
+                })
+            })?,
+            producer_groups: from.list(GROUPS_PER_CLIENT_MAX, Decoder::name)?,
+            now_ms: from.i64()?,
+        })
+    }
+}
+
+/// Members and subscriptions of one Raft group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coordinator {
+    consumers: BTreeMap<String, ConsumerGroup>,
+    producers: BTreeMap<String, BTreeMap<String, Member>>,
+}
+
+impl Coordinator {
+    /// A consumer group with members.
+    pub fn consumer_group(&self, group: &str) -> Option<&ConsumerGroup> {
+        self.consumers.get(group)
+    }
+
+    /// All consumer groups with members.
+    pub fn consumer_groups(&self) -> impl Iterator<Item = (&str, &ConsumerGroup)> {
+        self.consumers.iter().map(|(name, group)| (name.as_str(), group))
+    }
+
+    /// Members of a producer group.
+    pub fn producers(&self, group: &str) -> impl Iterator<Item = &Member> {
+        self.producers.get(group).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// All producer groups with members.
+    pub fn producer_groups(&self) -> impl Iterator<Item = (&str, &BTreeMap<String, Member>)> {
+        self.producers.iter().map(|(name, members)| (name.as_str(), members))
+    }
+
+    /// Nodes that members are connected to.
+    pub fn nodes(&self) -> Vec<String> {
+        let consumers = self.consumers.values().flat_map(|group| group.members.values());
+        let producers = self.producers.values().flat_map(BTreeMap::values);
+        let nodes: BTreeSet<&str> = consumers.chain(producers).map(|member| member.node.as_str()).collect();
+        nodes.into_iter().map(str::to_owned).collect()
+    }
+
+    /// True if applying this heartbeat would change anything: only then it has to be logged.
+    pub fn would_change(&self, join: &Join) -> bool {
+        join.groups.iter().any(|group| match self.consumers.get(&group.group) {
+            None => true,
+            Some(existing) => {
+                existing.shape != group.shape
+                    || !existing.members.get(&join.client_id).is_some_and(|member| member.is_as(join))
+                    || group.subscriptions.as_ref().is_some_and(|wanted| subscriptions_differ(existing, wanted))
+            }
+        }) || join.producer_groups.iter().any(|group| {
+            let member = self.producers.get(group).and_then(|members| members.get(&join.client_id));
+            !member.is_some_and(|member| member.is_as(join))
+        })
+    }
+
+    /// Takes the client into its groups. True if clients of a group should rebalance.
+    pub(super) fn join(&mut self, join: &Join, effects: &mut Effects) -> Result<bool, Refusal> {
+        self.check_limits(join)?;
+        let mut changed = false;
+        for wanted in &join.groups {
+            let group = self.consumers.entry(wanted.group.clone()).or_default();
+            if group.members.is_empty() || group.shape != wanted.shape {
+                group.shape = wanted.shape;
+                let mut out = Encoder::starting(&[RECORD_VERSION]);
+                encode_shape(group.shape, &mut out);
+                effects.put(Key::new(records::CONSUMER_GROUP).name(&wanted.group).finish(), out.finish());
+            }
+            let member = group.members.get(&join.client_id);
+            let mut rebalance = !member.is_some_and(|member| member.node == join.node);
+            if !member.is_some_and(|member| member.is_as(join)) {
+                let member = Member::of(join);
+                effects.put(member_key(records::CONSUMER, &wanted.group, &join.client_id), member.encode());
+                group.members.insert(join.client_id.clone(), member);
+            }
+            if let Some(subscriptions) = &wanted.subscriptions {
+                rebalance |= update_subscriptions(&wanted.group, group, subscriptions, effects);
+            }
+            if rebalance {
+                effects.memberships.insert(wanted.group.clone());
+            }
+            changed |= rebalance;
+        }
+        for name in &join.producer_groups {
+            let members = self.producers.entry(name.clone()).or_default();
+            if !members.get(&join.client_id).is_some_and(|member| member.is_as(join)) {
+                let member = Member::of(join);
+                effects.put(member_key(records::PRODUCER, name, &join.client_id), member.encode());
+                members.insert(join.client_id.clone(), member);
+            }
+        }
+        Ok(changed)
+    }
+
+    fn check_limits(&self, join: &Join) -> Result<(), Refusal> {
+        let full = |members: &BTreeMap<String, Member>| {
+            members.len() >= MEMBERS_PER_GROUP_MAX && !members.contains_key(&join.client_id)
+        };
+        if join.groups.iter().filter_map(|group| self.consumers.get(&group.group)).any(|group| full(&group.members))
+            || join.producer_groups.iter().filter_map(|group| self.producers.get(group)).any(full)
+        {
+            return Err(Refusal::LimitReached("members of a group"));
+        }
+        let new_consumers = join.groups.iter().filter(|group| !self.consumers.contains_key(&group.group)).count();
+        let new_producers = join.producer_groups.iter().filter(|group| !self.producers.contains_key(*group)).count();
+        if self.consumers.len() + self.producers.len() + new_consumers + new_producers > ACTIVE_GROUPS_MAX {
+            return Err(Refusal::LimitReached("active groups"));
+        }
+        Ok(())
+    }
+
+    /// Removes a client connected to `node` from these groups, or from all if none is named.
+    pub(super) fn leave(&mut self, client_id: &str, node: &str, groups: &[String], effects: &mut Effects) {
+        self.remove_members(effects, |group, member| {
+            member.client_id == client_id
+                && member.node == node
+                && (groups.is_empty() || groups.iter().any(|name| name == group))
+        });
+    }
+
+    /// Removes all clients connected to `node` but those in `keep`, which is sorted.
+    pub(super) fn leave_node(&mut self, node: &str, keep: &[String], effects: &mut Effects) {
+        self.remove_members(effects, |_, member| {
+            member.node == node && keep.binary_search(&member.client_id).is_err()
+        });
+    }
+
+    /// Removes the clients of a dead node that have not joined anywhere for the grace time.
+    pub(super) fn expire(&mut self, node: &str, now_ms: i64, effects: &mut Effects) {
+        self.remove_members(effects, |_, member| {
+            member.node == node && now_ms.saturating_sub(member.since_ms) >= MEMBER_GRACE_MS
+        });
+    }
+
+    /// Forgets a deleted group.
+    pub(super) fn remove_group(&mut self, group: &str, effects: &mut Effects) {
+        if self.consumers.contains_key(group) {
+            self.remove_members(effects, |name, _| name == group);
+        }
+    }
+
+    fn remove_members(&mut self, effects: &mut Effects, gone: impl Fn(&str, &Member) -> bool) {
+        for (name, group) in &mut self.consumers {
+            let before = group.members.len();
+            group.members.retain(|client_id, member| {
+                let remove = gone(name, member);
+                if remove {
+                    effects.delete(member_key(records::CONSUMER, name, client_id));
+                }
+                !remove
+            });
+            if group.members.len() < before {
+                effects.memberships.insert(name.clone());
+            }
+            if group.members.is_empty() {
+                effects.delete(Key::new(records::CONSUMER_GROUP).name(name).finish());
+                let from = Key::new(records::SUBSCRIPTION).name(name).finish();
+                effects.delete_range(from.clone(), after_prefix(from));
+            }
+        }
+        self.consumers.retain(|_, group| !group.members.is_empty());
+        for (name, members) in &mut self.producers {
+            members.retain(|client_id, member| {
+                let remove = gone(name, member);
+                if remove {
+                    effects.delete(member_key(records::PRODUCER, name, client_id));
+                }
+                !remove
+            });
+        }
+        self.producers.retain(|_, members| !members.is_empty());
+    }
+
+    pub(super) fn load_group(&mut self, mut key: Decoder<'_>, value: &[u8]) -> Result<(), Malformed> {
+        let group = name_in_key(&mut key)?;
+        key.finish()?;
+        let mut from = Decoder::new(value);
+        if from.u8()? != RECORD_VERSION {
+            return Err(Malformed);
+        }
+        self.consumers.entry(group).or_default().shape = decode_shape(&mut from)?;
+        from.finish()
+    }
+
+    pub(super) fn load_consumer(&mut self, mut key: Decoder<'_>, value: &[u8]) -> Result<(), Malformed> {
+        let (group, client_id) = (name_in_key(&mut key)?, name_in_key(&mut key)?);
+        key.finish()?;
+        let member = Member::decode(client_id.clone(), value)?;
+        self.consumers.get_mut(&group).ok_or(Malformed)?.members.insert(client_id, member);
+        Ok(())
+    }
+
+    pub(super) fn load_subscription(&mut self, mut key: Decoder<'_>, value: &[u8]) -> Result<(), Malformed> {
+        let (group, topic) = (name_in_key(&mut key)?, name_in_key(&mut key)?);
+        key.finish()?;
+        let mut from = Decoder::new(value);
+        if from.u8()? != RECORD_VERSION {
+            return Err(Malformed);
+        }
+        let subscription = decode_subscription(topic.clone(), &mut from)?;
+        from.finish()?;
+        self.consumers.get_mut(&group).ok_or(Malformed)?.subscriptions.insert(topic, subscription);
+        Ok(())
+    }
+
+    pub(super) fn load_producer(&mut self, mut key: Decoder<'_>, value: &[u8]) -> Result<(), Malformed> {
+        let (group, client_id) = (name_in_key(&mut key)?, name_in_key(&mut key)?);
+        key.finish()?;
+        let member = Member::decode(client_id.clone(), value)?;
+        self.producers.entry(group).or_default().insert(client_id, member);
+        Ok(())
+    }
+}
+
+fn subscriptions_differ(group: &ConsumerGroup, wanted: &[Subscription]) -> bool {
+    let newer = |wanted: &Subscription| match group.subscriptions.get(&wanted.topic) {
+        None => true,
+        Some(existing) => wanted.version > existing.version,
+    };
+    wanted.iter().any(newer) || group.subscriptions.keys().any(|topic| !wanted.iter().any(|w| w.topic == *topic))
+}
+
+/// True if a topic was added or removed.
+fn update_subscriptions(name: &str, group: &mut ConsumerGroup, wanted: &[Subscription], effects: &mut Effects) -> bool {
+    let key = |topic: &str| Key::new(records::SUBSCRIPTION).name(name).name(topic).finish();
+    let mut topics_changed = false;
+    group.subscriptions.retain(|topic, _| {
+        let keep = wanted.iter().any(|wanted| wanted.topic == *topic);
+        if !keep {
+            topics_changed = true;
+            effects.delete(key(topic));
+        }
+        keep
+    });
+    for wanted in wanted {
+        let existing = group.subscriptions.get(&wanted.topic);
+        if existing.is_some_and(|existing| existing.version >= wanted.version) {
+            continue;
+        }
+        topics_changed |= existing.is_none();
+        let mut out = Encoder::starting(&[RECORD_VERSION]);
+        encode_subscription(wanted, &mut out);
+        effects.put(key(&wanted.topic), out.finish());
+        group.subscriptions.insert(wanted.topic.clone(), wanted.clone());
+    }
+    topics_changed
+}
+
+fn member_key(prefix: u8, group: &str, client_id: &str) -> Vec<u8> {
+    Key::new(prefix).name(group).name(client_id).finish()
+}
+
+fn encode_shape(shape: GroupShape, out: &mut Encoder) {
+    out.u8(shape.consume_type).u8(shape.message_model).u8(shape.consume_from_where);
+}
+
+fn decode_shape(from: &mut Decoder<'_>) -> Result<GroupShape, Malformed> {
+    Ok(GroupShape { consume_type: from.u8()?, message_model: from.u8()?, consume_from_where: from.u8()? })
+}
+
+fn encode_subscription(subscription: &Subscription, out: &mut Encoder) {
+    out.text(&subscription.expression_type).text(&subscription.expression).i64(subscription.version);
+}
+
+fn decode_subscription(topic: String, from: &mut Decoder<'_>) -> Result<Subscription, Malformed> {
+    Ok(Subscription {
+        topic,
+        expression_type: from.text(NAME_BYTES_MAX)?,
+        expression: from.text(TEXT_BYTES_MAX)?,
+        version: from.i64()?,
+    })
+}
+
+#[cfg(test)]
+#[path = "coordinator_test.rs"]
+mod tests;

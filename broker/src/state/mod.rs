@@ -1,0 +1,248 @@
+//! The replicated state of one Raft group: a pure function of its log, held in memory, with a record on disk for
+//! each object.
+//!
+//! No IO, clock, randomness, task or hash map in this folder: equal logs give equal states. [`State::apply`] and
+//! [`State::append`] are the only places where it changes; what has to happen outside goes into [`Effects`], which
+//! `machine.rs` carries out once an entry. Reopening is loading all records ([`State::load`]).
+//!
+//! Reading order: [`command`], [`append`], [`reply`], this file, [`topics`], then the others.
+
+use std::ops::Range;
+
+pub mod append;
+pub mod codec;
+pub mod command;
+pub mod consumer_offsets;
+pub mod coordinator;
+pub mod effects;
+pub mod limits;
+pub mod locks;
+pub mod records;
+pub mod reply;
+pub mod subscription_groups;
+pub mod topics;
+
+pub use append::{Append, AppendHeader, KIND_APPEND, KeyHashes, key_hash, message_of};
+pub use codec::Malformed;
+pub use command::{Command, OffsetUpdate};
+pub use coordinator::{ConsumerGroup, GroupShape, Join, JoinGroup, Member, Subscription};
+pub use effects::Effects;
+pub use locks::Lock;
+pub use reply::{Refusal, Reply};
+pub use subscription_groups::SubscriptionGroupConfig;
+pub use topics::{PERM_READ, PERM_WRITE, Queue, Topic, TopicConfig, TopicKind};
+
+use codec::{Decoder, Encoder};
+use consumer_offsets::ConsumerOffsets;
+use coordinator::Coordinator;
+use locks::Locks;
+use records::{Key, QueueId};
+use subscription_groups::SubscriptionGroups;
+use topics::{BatchStart, Topics};
+
+const COUNTERS_VERSION: u8 = 1;
+
+/// Everything the group knows apart from where messages lie.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Topics and queues.
+    pub topics: Topics,
+    /// Settings of subscription groups.
+    pub subscription_groups: SubscriptionGroups,
+    /// How far groups have read.
+    pub consumer_offsets: ConsumerOffsets,
+    /// Queue locks.
+    pub locks: Locks,
+    /// Members of groups.
+    pub coordinator: Coordinator,
+    /// Messages in entries up to and including this one are forgotten; 0 if none.
+    pub trimmed: u64,
+    next_topic_id: u32,
+}
+
+impl State {
+    /// Stores one message. `cached_topic` belongs to the entry: start it with `None`.
+    pub fn append(
+        &mut self,
+        append: &Append<'_>,
+        log_index: u64,
+        slot: u16,
+        cached_topic: &mut Option<u32>,
+        effects: &mut Effects,
+    ) -> Reply {
+        self.topics.append(append, log_index, slot, cached_topic, effects)
+    }
+
+    /// Carries out any other command. Only a trim asks the queue index, with `batch_after(queue, offsets, log_index)`:
+    /// the first batch within these recorded offsets that lies behind the entry.
+    pub fn apply<E>(
+        &mut self,
+        command: Command,
+        log_index: u64,
+        batch_after: impl FnMut(QueueId, Range<i64>, u64) -> Result<Option<BatchStart>, E>,
+        effects: &mut Effects,
+    ) -> Result<Reply, E> {
+        Ok(match command {
+            Command::PutTopic { config, if_absent, now_ms } => {
+                let before = self.next_topic_id;
+                let reply = self.topics.put(config, if_absent, now_ms, &mut self.next_topic_id, effects);
+                if self.next_topic_id != before {
+                    self.record_counters(effects);
+                }
+                reply
+            }
+            Command::DeleteTopic { topic } => {
+                let reply = self.topics.delete(&topic, effects);
+                if reply == Reply::Done {
+                    self.consumer_offsets.remove_topic(&topic, effects);
+                    self.locks.remove_topic(&topic, effects);
+                }
+                reply
+            }
+            Command::PutSubscriptionGroup { config, if_absent } => {
+                self.subscription_groups.put(config, if_absent, effects)
+            }
+            Command::DeleteSubscriptionGroup { group, clean_offsets } => {
+                if clean_offsets {
+                    self.consumer_offsets.remove_group(&group, effects);
+                }
+                let reply = self.subscription_groups.delete(&group, effects);
+                if reply == Reply::Done {
+                    self.coordinator.remove_group(&group, effects);
+                    self.locks.remove_group(&group, effects);
+                }
+                reply
+            }
+            Command::UpdateConsumerOffsets(updates) => self.update_consumer_offsets(&updates, effects),
+            Command::LockQueues { group, client_id, queues, now_ms } => {
+                self.locks.lock(&group, &client_id, queues, now_ms, log_index, effects)
+            }
+            Command::UnlockQueues { group, client_id, queues } => {
+                self.locks.unlock(&group, &client_id, &queues, effects);
+                Reply::Done
+            }
+            Command::Join(join) => self.join(&join, effects),
+            Command::Leave { client_id, node, groups } => {
+                self.coordinator.leave(&client_id, &node, &groups, effects);
+                Reply::Done
+            }
+            Command::LeaveNode { node, mut keep } => {
+                keep.sort_unstable();
+                self.coordinator.leave_node(&node, &keep, effects);
+                Reply::Done
+            }
+            Command::Expire { node, now_ms } => {
+                self.coordinator.expire(&node, now_ms, effects);
+                self.locks.remove_expired(now_ms, effects);
+                Reply::Done
+            }
+            Command::Trim { log_index: upto } => return self.trim(upto, log_index, batch_after, effects),
+            Command::DigestPoint { nonce } => {
+                effects.digest_points.push(nonce);
+                Reply::Done
+            }
+        })
+    }
+
+    fn trim<E>(
+        &mut self,
+        upto: u64,
+        current: u64,
+        mut batch_after: impl FnMut(QueueId, Range<i64>, u64) -> Result<Option<BatchStart>, E>,
+        effects: &mut Effects,
+    ) -> Result<Reply, E> {
+        if upto >= current {
+            return Ok(Reply::Refused(Refusal::TrimBeyondLog));
+        }
+        if upto <= self.trimmed {
+            return Ok(Reply::Done);
+        }
+        for queue in self.topics.queues_up_to(upto) {
+            self.topics.trim(queue, upto, current, &mut batch_after, effects)?;
+        }
+        self.trimmed = upto;
+        effects.trimmed = Some(upto);
+        self.record_counters(effects);
+        Ok(Reply::Done)
+    }
+
+    /// True if applying the heartbeat would change anything.
+    pub fn would_change(&self, join: &Join) -> bool {
+        self.coordinator.would_change(join)
+            || join.groups.iter().any(|group| self.subscription_groups.get(&group.group).is_none())
+    }
+
+    fn join(&mut self, join: &Join, effects: &mut Effects) -> Reply {
+        let absent = join.groups.iter().filter(|group| self.subscription_groups.get(&group.group).is_none()).count();
+        if self.subscription_groups.is_full(absent) {
+            return Reply::Refused(Refusal::LimitReached("subscription groups"));
+        }
+        match self.coordinator.join(join, effects) {
+            Err(refusal) => Reply::Refused(refusal),
+            Ok(changed) => {
+                for group in &join.groups {
+                    self.subscription_groups.put(SubscriptionGroupConfig::new(&group.group), true, effects);
+                }
+                Reply::Joined { changed }
+            }
+        }
+    }
+
+    fn update_consumer_offsets(&mut self, updates: &[OffsetUpdate], effects: &mut Effects) -> Reply {
+        let mut stored = updates.is_empty();
+        let mut refusal = Refusal::TopicNotExist;
+        for update in updates {
+            refusal = match self.topics.get(&update.topic) {
+                _ if self.subscription_groups.get(&update.group).is_none() => Refusal::GroupNotExist,
+                None => Refusal::TopicNotExist,
+                Some(topic) if update.queue >= topic.config.queues => Refusal::QueueOutOfRange,
+                Some(_) => {
+                    let OffsetUpdate { group, topic, queue, offset } = update;
+                    if self.consumer_offsets.set(group, topic, *queue, *offset, effects) {
+                        stored = true;
+                    }
+                    Refusal::LimitReached("consumer offsets")
+                }
+            };
+        }
+        if stored { Reply::Done } else { Reply::Refused(refusal) }
+    }
+
+    fn record_counters(&self, effects: &mut Effects) {
+        let mut out = Encoder::starting(&[COUNTERS_VERSION]);
+        out.u32(self.next_topic_id).u64(self.trimmed);
+        effects.put(Key::new(records::COUNTERS).finish(), out.finish());
+    }
+
+    /// Takes one record into a new state. Records come in the order of their keys; keys that are not the state's are
+    /// the caller's.
+    pub fn load(&mut self, key: &[u8], value: &[u8]) -> Result<(), Malformed> {
+        let mut rest = Decoder::new(key);
+        match rest.u8()? {
+            records::COUNTERS => {
+                rest.finish()?;
+                let mut from = Decoder::new(value);
+                if from.u8()? != COUNTERS_VERSION {
+                    return Err(Malformed);
+                }
+                self.next_topic_id = from.u32()?;
+                self.trimmed = from.u64()?;
+                from.finish()
+            }
+            records::TOPIC => self.topics.load_topic(rest, value),
+            records::QUEUE => self.topics.load_queue(rest, value),
+            records::SUBSCRIPTION_GROUP => self.subscription_groups.load(rest, value),
+            records::CONSUMER_OFFSET => self.consumer_offsets.load(rest, value),
+            records::LOCK => self.locks.load(rest, value),
+            records::CONSUMER_GROUP => self.coordinator.load_group(rest, value),
+            records::CONSUMER => self.coordinator.load_consumer(rest, value),
+            records::SUBSCRIPTION => self.coordinator.load_subscription(rest, value),
+            records::PRODUCER => self.coordinator.load_producer(rest, value),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "mod_test.rs"]
+mod tests;

@@ -1,0 +1,56 @@
+//! What a command is answered with. A refusal is an outcome every replica reaches alike: nothing was changed.
+
+/// The answer to one frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The message is stored.
+    Appended {
+        /// Its place in the queue.
+        queue_offset: i64,
+        /// Its store time; never goes back within a queue.
+        store_time: i64,
+    },
+    /// Carried out.
+    Done,
+    /// The asked queues that the client now holds.
+    Locked(Vec<(String, u32)>),
+    /// The client is a member.
+    Joined {
+        /// Members of a group or its topics are others than before: its clients should rebalance.
+        changed: bool,
+    },
+    /// Certainly not carried out.
+    Refused(Refusal),
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The frame is not a command of a known version, or over a limit of its encoding.
+    #[error("malformed command")]
+    Malformed,
+    /// The topic does not exist in this Raft group.
+    #[error("topic does not exist")]
+    TopicNotExist,
+    /// The topic has fewer queues.
+    #[error("queue does not exist")]
+    QueueOutOfRange,
+    /// The topic's permission excludes writing.
+    #[error("topic is not writable")]
+    NotWritable,
+    /// The queue's open segment has another generation.
+    #[error("stale queue generation")]
+    StaleGeneration,
+    /// The subscription group does not exist.
+    #[error("subscription group does not exist")]
+    GroupNotExist,
+    /// A topic's queue count may grow, not shrink.
+    #[error("the number of queues cannot be reduced")]
+    FewerQueues,
+    /// A bound of `limits.rs` is reached.
+    #[error("limit reached: {0}")]
+    LimitReached(&'static str),
+    /// A trim must name an entry before its own.
+    #[error("trim beyond the log")]
+    TrimBeyondLog,
+}
