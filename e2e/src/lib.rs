@@ -1,1 +1,24 @@
-//! Placeholder.
+//! Starts real clusters, drives them with official clients, breaks them, and checks the history.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cluster`] | node processes on free ports, their data and logs |
+//! | [`fault`] | kill, pause, stop: only processes that a [`cluster::Cluster`] started |
+//! | [`client`] | a small remoting client of our own, to read whole topics and offsets |
+//! | [`http`] | the admin API as a caller sees it |
+//! | [`java`] | official Java clients: built once a version, run as processes |
+//! | [`history`] | what was sent, acknowledged, received and stored, and the checks on it |
+//! | [`ports`], [`wait`] | free ports; conditions to wait for |
+//! | [`progress`] | lines that show even while the test harness captures output |
+//!
+//! `tests/` holds one file a promise. They need the `flotilla` program of the same build: `cargo build --release` first.
+
+pub mod client;
+pub mod cluster;
+pub mod fault;
+pub mod history;
+pub mod http;
+pub mod java;
+pub mod ports;
+pub mod progress;
+pub mod wait;

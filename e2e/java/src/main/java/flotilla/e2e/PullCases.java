@@ -106,8 +106,11 @@ final class PullCases {
         // None yet; the original answers 0 where the topic is young enough to be read from its start.
         Expect.that(none == -1 || none == 0, "offset of a new group: " + none);
         consumer.updateConsumeOffset(queue, 13);
-        consumer.getDefaultMQPullConsumerImpl().getOffsetStore().persistAll(Set.of(queue));
-        Expect.eventually("the offset is stored", 10_000, () -> consumer.fetchConsumeOffset(queue, true) == 13);
+        // One way, and refused by the original until the first heartbeat has made the group, up to 30 s after the start.
+        Expect.eventually("the offset is stored", 45_000, () -> {
+            consumer.getDefaultMQPullConsumerImpl().getOffsetStore().persistAll(Set.of(queue));
+            return consumer.fetchConsumeOffset(queue, true) == 13;
+        });
         world.stop(consumer);
         DefaultMQPullConsumer again = world.pullConsumer(group);
         Expect.equal(13L, again.fetchConsumeOffset(onlyQueue(again, topic), true), "offset for the next consumer");

@@ -214,7 +214,7 @@ final class SendCases {
         Expect.that(Arrays.equals(body, stored.getBody()), "body of " + body.length + " bytes");
         Inbox inbox = new Inbox();
         world.recording(world.group(), topic, "*", inbox);
-        Expect.eventually("the push consumer gets it", 15_000, () -> inbox.size() == 1);
+        Expect.eventually("the push consumer gets it", 45_000, () -> inbox.size() == 1);
         Expect.that(Arrays.equals(body, inbox.all().get(0).getBody()), "body pushed");
     }
 
@@ -253,7 +253,7 @@ final class SendCases {
                 return org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
             });
         world.start(consumer);
-        inbox.expectExactly(bodies, 15_000);
+        inbox.expectExactly(bodies, 45_000);
     }
 
     private static void autoCreate(World world) throws Exception {
@@ -263,7 +263,7 @@ final class SendCases {
         Expect.equal(1L, world.env.count(topic), "messages in the new topic");
         Inbox inbox = new Inbox();
         world.recording(world.group(), topic, "*", inbox);
-        inbox.expectExactly(List.of("first"), 15_000);
+        inbox.expectExactly(List.of("first"), 45_000);
     }
 
     private static void createTopic(World world) throws Exception {

@@ -1,0 +1,218 @@
+//! A small remoting client, apart from the official ones: one connection, one request at a time.
+//!
+//! It reads what the checks need, from the node it is told, and takes no decision of its own: no retry, no other address.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bytes::{Bytes, BytesMut};
+use flotilla_api::message;
+use flotilla_api::remoting::frame::{self, RemotingCommand};
+
+use crate::history::{Dump, QueueDump};
+use crate::wait;
+
+/// How long one request may take.
+const CALL: Duration = Duration::from_secs(10);
+/// How long a read of a whole topic may wait for a node that lags behind.
+const CATCH_UP: Duration = Duration::from_secs(30);
+/// Bytes read from the socket at a time.
+const READ_BYTES: usize = 64 * 1024;
+/// Messages asked for at a time.
+const PULL_MESSAGES: i32 = 32;
+
+const SEND_MESSAGE: i32 = 10;
+const PULL_MESSAGE: i32 = 11;
+const QUERY_CONSUMER_OFFSET: i32 = 14;
+const UPDATE_CONSUMER_OFFSET: i32 = 15;
+const GET_MAX_OFFSET: i32 = 30;
+const GET_MIN_OFFSET: i32 = 31;
+
+const SUCCESS: i32 = 0;
+const NO_NEW_MESSAGE: i32 = 19;
+const RETRY_AT_ONCE: i32 = 20;
+const NOT_FOUND: i32 = 22;
+/// In a pull: the request carries its filter, and is answered at once.
+const PULL_WITH_SUBSCRIPTION: i32 = 4;
+
+/// One connection to one node.
+pub struct Client {
+    stream: TcpStream,
+    buffer: BytesMut,
+    next_opaque: i32,
+}
+
+impl Client {
+    /// Connects to a node's remoting port.
+    pub fn connect(port: u16) -> Result<Self> {
+        let address = ("127.0.0.1", port);
+        let stream = TcpStream::connect(address).with_context(|| format!("connect to {address:?}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(CALL))?;
+        stream.set_write_timeout(Some(CALL))?;
+        Ok(Self {
+            stream,
+            buffer: BytesMut::new(),
+            next_opaque: 1,
+        })
+    }
+
+    /// Sends a request and waits for its answer.
+    pub fn call(&mut self, mut request: RemotingCommand) -> Result<RemotingCommand> {
+        request.opaque = self.next_opaque;
+        self.next_opaque = self.next_opaque.wrapping_add(1);
+        let mut out = BytesMut::new();
+        request.encode(&mut out);
+        self.stream.write_all(&out).context("write the request")?;
+        loop {
+            while let Some(answer) = frame::decode(&mut self.buffer).context("read the answer")? {
+                if answer.is_response() && answer.opaque == request.opaque {
+                    return Ok(answer);
+                }
+            }
+            let mut bytes = [0; READ_BYTES];
+            let count = self.stream.read(&mut bytes).context("wait for the answer")?;
+            ensure!(count > 0, "the node closed the connection");
+            self.buffer.extend_from_slice(&bytes[..count]);
+        }
+    }
+
+    /// Sends one message to a queue; returns its queue offset.
+    pub fn send(&mut self, topic: &str, queue: u32, body: &str) -> Result<i64> {
+        let request = RemotingCommand::request(SEND_MESSAGE)
+            .with_field("producerGroup", "e2e")
+            .with_field("topic", topic)
+            .with_field("defaultTopic", "TBW102")
+            .with_field("defaultTopicQueueNums", "4")
+            .with_field("queueId", queue)
+            .with_field("sysFlag", "0")
+            .with_field("bornTimestamp", "1700000000000")
+            .with_field("flag", "0")
+            .with_field("properties", "")
+            .with_field("reconsumeTimes", "0")
+            .with_body(Bytes::copy_from_slice(body.as_bytes()));
+        let answer = expect(self.call(request)?, &[SUCCESS])?;
+        number(&answer, "queueOffset")
+    }
+
+    /// The next offset that will be given out in a queue.
+    pub fn max_offset(&mut self, topic: &str, queue: u32) -> Result<i64> {
+        self.bound(GET_MAX_OFFSET, topic, queue)
+    }
+
+    /// The first offset that can still be read in a queue.
+    pub fn min_offset(&mut self, topic: &str, queue: u32) -> Result<i64> {
+        self.bound(GET_MIN_OFFSET, topic, queue)
+    }
+
+    fn bound(&mut self, code: i32, topic: &str, queue: u32) -> Result<i64> {
+        let request = RemotingCommand::request(code)
+            .with_field("topic", topic)
+            .with_field("queueId", queue);
+        number(&expect(self.call(request)?, &[SUCCESS])?, "offset")
+    }
+
+    /// A consumer group's progress in a queue.
+    pub fn consumer_offset(&mut self, group: &str, topic: &str, queue: u32) -> Result<Option<i64>> {
+        let request = RemotingCommand::request(QUERY_CONSUMER_OFFSET)
+            .with_field("consumerGroup", group)
+            .with_field("topic", topic)
+            .with_field("queueId", queue)
+            .with_field("setZeroIfNotFound", "false");
+        let answer = expect(self.call(request)?, &[SUCCESS, NOT_FOUND])?;
+        if answer.code == NOT_FOUND {
+            Ok(None)
+        } else {
+            number(&answer, "offset").map(Some)
+        }
+    }
+
+    /// Stores a consumer group's progress; acknowledged when this returns.
+    pub fn set_consumer_offset(&mut self, group: &str, topic: &str, queue: u32, offset: i64) -> Result<()> {
+        let request = RemotingCommand::request(UPDATE_CONSUMER_OFFSET)
+            .with_field("consumerGroup", group)
+            .with_field("topic", topic)
+            .with_field("queueId", queue)
+            .with_field("commitOffset", offset);
+        expect(self.call(request)?, &[SUCCESS]).map(drop)
+    }
+
+    /// Reads every message of every queue that was in the topic when the read began.
+    pub fn dump(&mut self, topic: &str, queues: u32) -> Result<Dump> {
+        let mut dump = BTreeMap::new();
+        for queue in 0..queues {
+            let first_offset = self.min_offset(topic, queue)?;
+            let end = self.max_offset(topic, queue)?;
+            let mut read = QueueDump {
+                first_offset,
+                end_offset: end,
+                messages: Vec::new(),
+            };
+            while read.next_offset() < end {
+                let from = read.next_offset();
+                let what = format!("{topic} {queue} from {from} to {end}");
+                let messages = wait::until(&what, CATCH_UP, || {
+                    let messages = self.pull(topic, queue, from)?;
+                    Ok((!messages.is_empty()).then_some(messages))
+                })?;
+                read.messages
+                    .extend(messages.into_iter().filter(|(offset, _)| *offset < end));
+                ensure!(read.next_offset() > from, "{what}: what came does not lead on");
+            }
+            dump.insert(queue, read);
+        }
+        Ok(Dump(dump))
+    }
+
+    /// Offsets and bodies at and after an offset, as they came; empty when there is nothing yet.
+    fn pull(&mut self, topic: &str, queue: u32, offset: i64) -> Result<Vec<(i64, String)>> {
+        let request = RemotingCommand::request(PULL_MESSAGE)
+            .with_field("consumerGroup", "e2e-reader")
+            .with_field("topic", topic)
+            .with_field("queueId", queue)
+            .with_field("queueOffset", offset)
+            .with_field("maxMsgNums", PULL_MESSAGES)
+            .with_field("sysFlag", PULL_WITH_SUBSCRIPTION)
+            .with_field("commitOffset", "0")
+            .with_field("suspendTimeoutMillis", "0")
+            .with_field("subscription", "*")
+            .with_field("subVersion", "0")
+            .with_field("expressionType", "TAG");
+        let answer = expect(self.call(request)?, &[SUCCESS, NO_NEW_MESSAGE, RETRY_AT_ONCE])?;
+        if answer.code != SUCCESS {
+            return Ok(Vec::new());
+        }
+        let mut messages = Vec::new();
+        for record in message::records(&answer.body) {
+            let message = record.context("read a stored message")?;
+            ensure!(
+                message.topic == topic && message.queue == queue,
+                "a message of {} {}",
+                message.topic,
+                message.queue
+            );
+            messages.push((
+                message.queue_offset,
+                String::from_utf8(message.body.to_vec()).context("body")?,
+            ));
+        }
+        Ok(messages)
+    }
+}
+
+fn expect(answer: RemotingCommand, codes: &[i32]) -> Result<RemotingCommand> {
+    if !codes.contains(&answer.code) {
+        bail!("code {}: {}", answer.code, answer.remark.unwrap_or_default());
+    }
+    Ok(answer)
+}
+
+fn number(answer: &RemotingCommand, field: &str) -> Result<i64> {
+    answer
+        .fields
+        .i64(field)
+        .with_context(|| format!("no {field} in the answer"))
+}

@@ -1,0 +1,190 @@
+//! Three processes under load from an official producer with default retries and an official push consumer: `kill -9` of a
+//! random node again and again, then of all three at once. The whole history holds at the end (see
+//! `flotilla_e2e::history`), and the replicas' digests are equal after every round.
+//!
+//! `KILL_ONE_ROUNDS` (20), `KILL_ALL_ROUNDS` (10) and `KILL_SEED` (printed) change the run, `KILL_CLIENT` (5.3.3) the client.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use flotilla_e2e::client::Client;
+use flotilla_e2e::cluster::Cluster;
+use flotilla_e2e::history::{self, Dump, History, OffsetSample, load};
+use flotilla_e2e::java::{Java, Load};
+use flotilla_e2e::progress;
+use flotilla_e2e::wait;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+const TOPIC: &str = "kill-under-load";
+const QUEUES: u32 = 8;
+const GROUP: &str = "kill-under-load";
+const RAFT_GROUP: &str = "g1";
+/// Acknowledgements seen between two faults.
+const ACKS_BETWEEN: u64 = 100;
+/// Plain sends go on with one node dead; ordered ones to the dead node's clients wait for it.
+const ACKS_WITHIN: Duration = Duration::from_secs(45);
+/// All replicas alike, once all run.
+const ALIKE_WITHIN: Duration = Duration::from_secs(60);
+/// Everything stored is consumed.
+const CONSUMED_WITHIN: Duration = Duration::from_secs(120);
+/// The load program stops.
+const STOP_WITHIN: Duration = Duration::from_secs(60);
+/// A whole read of the topic every so many rounds.
+const ROUNDS_PER_DUMP: usize = 5;
+/// Pause between two looks at the consumer offsets.
+const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+
+fn setting<T: FromStr>(name: &str, default: T) -> T {
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
+}
+
+/// Looks at the consumer offsets through changing nodes until told to stop. A node that is down is no news.
+fn sample_consumer_offsets(ports: Vec<u16>, stop: Arc<AtomicBool>) -> Vec<OffsetSample> {
+    let mut samples = Vec::new();
+    let mut round = 0;
+    while !stop.load(Ordering::Relaxed) {
+        round += 1;
+        if let Ok(mut client) = Client::connect(ports[round % ports.len()]) {
+            for queue in 0..QUEUES {
+                match client.consumer_offset(GROUP, TOPIC, queue) {
+                    Ok(Some(offset)) => samples.push(OffsetSample { queue, offset }),
+                    Ok(None) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+        std::thread::sleep(SAMPLE_EVERY);
+    }
+    samples
+}
+
+/// Every replica computes the same digest at the same place of the log.
+fn await_alike(cluster: &Cluster) -> Result<()> {
+    let digests = wait::until("a digest of every replica", ALIKE_WITHIN, || {
+        let digests = cluster.http(0).digests(RAFT_GROUP)?;
+        let complete = digests.len() == cluster.len() && digests.iter().all(|digest| digest.index == digests[0].index);
+        Ok(complete.then_some(digests))
+    })?;
+    ensure!(
+        digests.iter().all(|digest| digest.value == digests[0].value),
+        "replicas differ: {digests:?}"
+    );
+    Ok(())
+}
+
+fn dump(cluster: &Cluster, node: usize) -> Result<Dump> {
+    wait::until("a whole read", ALIKE_WITHIN, || {
+        cluster.client(node)?.dump(TOPIC, QUEUES).map(Some)
+    })
+}
+
+/// One fault and what follows it.
+fn round(cluster: &mut Cluster, load: &Load, victim: Option<usize>) -> Result<()> {
+    match victim {
+        Some(node) => {
+            cluster.kill(node)?;
+            load.await_more_acks(ACKS_BETWEEN, ACKS_WITHIN)
+                .context("with one node dead")?;
+            cluster.launch(node)?;
+        }
+        None => {
+            cluster.kill_all()?;
+            for node in 0..cluster.len() {
+                cluster.launch(node)?;
+            }
+        }
+    }
+    cluster.await_ready()?;
+    load.await_more_acks(ACKS_BETWEEN, ACKS_WITHIN)
+        .context("with all nodes back")?;
+    await_alike(cluster)
+}
+
+fn everything_is_consumed(cluster: &Cluster) -> Result<Option<()>> {
+    let mut client = cluster.client(0)?;
+    for queue in 0..QUEUES {
+        let end = client.max_offset(TOPIC, queue)?;
+        if client.consumer_offset(GROUP, TOPIC, queue)? != Some(end) && end > 0 {
+            return Ok(None);
+        }
+    }
+    Ok(Some(()))
+}
+
+fn run() -> Result<history::Report> {
+    let seed = setting("KILL_SEED", std::process::id().into());
+    let one_rounds = setting("KILL_ONE_ROUNDS", 20_usize);
+    let all_rounds = setting("KILL_ALL_ROUNDS", 10_usize);
+    let mut random = StdRng::seed_from_u64(seed);
+    progress::line(format!("KILL_SEED={seed}"));
+
+    let java = Java::build(&setting("KILL_CLIENT", "5.3.3".to_owned()))?;
+    let mut cluster = Cluster::start(3)?;
+    cluster.http(0).create_topic(TOPIC, QUEUES)?;
+    let file = cluster.folder().join("history.jsonl");
+    let properties = [
+        ("namesrv", cluster.name_servers()),
+        ("topic", TOPIC.to_owned()),
+        ("group", GROUP.to_owned()),
+    ];
+    let mut load = java.load(cluster.folder(), &file, &properties)?;
+    load.await_more_acks(ACKS_BETWEEN, ACKS_WITHIN)
+        .context("before any fault")?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let ports = cluster.nodes().iter().map(|node| node.ports.remoting).collect();
+    let sampler = std::thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || sample_consumer_offsets(ports, stop)
+    });
+
+    let mut history = History::default();
+    for number in 0..one_rounds + all_rounds {
+        let begin = Instant::now();
+        let victim = (number < one_rounds).then(|| random.random_range(0..cluster.len()));
+        let what = victim.map_or("all".to_owned(), |node| cluster.nodes()[node].name.clone());
+        round(&mut cluster, &load, victim).with_context(|| format!("round {number}, killed {what}"))?;
+        if number % ROUNDS_PER_DUMP == 0 {
+            history.dumps.push(dump(&cluster, number % 3)?);
+        }
+        progress::line(format!(
+            "round {number}: killed {what}, whole again after {:?}, {:?}",
+            begin.elapsed(),
+            load.state()
+        ));
+    }
+
+    load.stop_sending(STOP_WITHIN)?;
+    let consumed = wait::until("everything is consumed", CONSUMED_WITHIN, || {
+        everything_is_consumed(&cluster)
+    });
+    stop.store(true, Ordering::Relaxed);
+    history.consumer_offsets = sampler.join().expect("the sampler does not panic");
+    consumed?;
+    load.exit(STOP_WITHIN)?;
+    await_alike(&cluster)?;
+    for node in 0..cluster.len() {
+        history.dumps.push(dump(&cluster, node)?);
+    }
+    load::read(&file, &mut history)?;
+    let report = history::check(&history);
+    progress::line(format!(
+        "{report}{} samples of consumer offsets",
+        history.consumer_offsets.len()
+    ));
+    assert!(report.violations.is_empty(), "{report}");
+    Ok(report)
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_moved_or_changed_by_kills_under_load() {
+    let report = run().expect("the run completes");
+    assert!(report.acked > 1000 && report.received >= report.acked, "{report}");
+}
