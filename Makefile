@@ -8,7 +8,9 @@ BIN := $(CARGO_TARGET_DIR)/release
 DATA ?= $(CURDIR)/target/standalone
 # What `make run` adds to the command line, for example RUN_ARGS="--replicas 3".
 RUN_ARGS ?=
-SEEDS ?= 200
+SEEDS ?= 0..200
+# What `make bench` adds, for example BENCH_ARGS="--rows T1,F1".
+BENCH_ARGS ?=
 
 .PHONY: help run build fmt fmt-check lint doc test unit e2e sim bench verify
 
@@ -49,12 +51,13 @@ e2e: ## real processes, official Java clients, kills under load
 	$(CARGO) build --release --locked --workspace --bins
 	$(CARGO) test --release --locked -p flotilla-e2e --no-fail-fast
 
-sim: ## the simulator over many seeds: make sim SEEDS=1000
+sim: ## the simulator over many seeds: make sim SEEDS=0..1000
 	$(CARGO) build --release --locked -p flotilla-e2e --bin flotilla-sim
 	$(BIN)/flotilla-sim --seeds $(SEEDS)
 
 bench: build ## the measured goals, into target/bench/<time>.json
-	$(BIN)/flotilla bench suite --out target/bench
+	@mkdir -p target/bench
+	$(BIN)/flotilla bench matrix --out target/bench/$$(date -u +%Y-%m-%dT%H-%M-%SZ).json $(BENCH_ARGS)
 
 verify: ## what CI runs, and the documentation; changes no file
 	$(MAKE) fmt-check lint doc test
