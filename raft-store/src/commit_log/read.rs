@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::file::LogFile;
-use super::record::{RECORD_HEADER_BYTES, Record, RecordHeader};
+use super::record::{Record, RecordHeader};
 use super::shared::Shared;
 use super::state::State;
 use crate::disk::{Disk, DiskFile};
@@ -99,9 +99,5 @@ async fn read_place<D: Disk>(shared: &Shared<D>, place: &Place<D>) -> io::Result
 }
 
 fn parse(seed: u32, log_offset: u64, bytes: Bytes) -> Option<Record> {
-    let header = RecordHeader::decode(seed, log_offset, &bytes)?;
-    if header.stored_bytes() != bytes.len() as u64 {
-        return None;
-    }
-    header.with_payload(bytes.slice(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + header.payload_length as usize))
+    RecordHeader::decode(seed, log_offset, &bytes)?.record_in(&bytes)
 }

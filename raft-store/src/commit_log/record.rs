@@ -9,7 +9,7 @@
 //!
 //! The header's CRC32C covers everything after it and starts from the group's identity, so that neither zeros, nor
 //! the remains of another file, nor a record at a wrong place, nor one of another group passes for a record here.
-//! The payload's CRC32C is computed once, by the proposer, and travels with the entry.
+//! The payload's CRC32C is computed once, by the proposer, and travels with the entry. The zeros are checked too.
 //!
 //! `synced index` is the highest index known to be on disk when this record was written (all ones: none): a record
 //! at or below it that cannot be read was damaged, not torn.
@@ -177,8 +177,13 @@ impl RecordHeader {
         stored_bytes(self.payload_length as usize)
     }
 
-    /// The record, if `payload` is its payload.
-    pub fn with_payload(&self, payload: Bytes) -> Option<Record> {
+    /// The record, if `stored` are all of its bytes, undamaged.
+    pub fn record_in(&self, stored: &Bytes) -> Option<Record> {
+        let payload_end = RECORD_HEADER_BYTES + self.payload_length as usize;
+        if stored.len() as u64 != self.stored_bytes() || stored[payload_end..].iter().any(|byte| *byte != 0) {
+            return None;
+        }
+        let payload = stored.slice(RECORD_HEADER_BYTES..payload_end);
         let record = Record { log_id: self.log_id, kind: self.kind, payload, payload_crc: self.payload_crc };
         record.is_intact().then_some(record)
     }

@@ -93,8 +93,7 @@ pub(super) async fn scan<F: DiskFile>(
             found.stop = "record reaches past the end";
             return Ok(found);
         };
-        let payload_end = RECORD_HEADER_BYTES + record.payload_length as usize;
-        if record.with_payload(bytes.slice(RECORD_HEADER_BYTES..payload_end)).is_none() {
+        if record.record_in(&bytes).is_none() {
             found.stop = "payload checksum";
             return Ok(found);
         }

@@ -453,7 +453,7 @@ mod tests {
 
     fn disk() -> SimulatedDisk {
         let disk = SimulatedDisk::new();
-        block_on(disk.create_folder(Path::new(FOLDER))).unwrap();
+        disk.world.lock().create_folder(Path::new(FOLDER));
         disk
     }
 
