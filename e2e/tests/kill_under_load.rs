@@ -118,7 +118,7 @@ fn everything_is_consumed(cluster: &Cluster) -> Result<Option<()>> {
     Ok(Some(()))
 }
 
-fn run() -> Result<history::Report> {
+fn run(cluster: &mut Cluster) -> Result<history::Report> {
     let seed = setting("KILL_SEED", std::process::id().into());
     let one_rounds = setting("KILL_ONE_ROUNDS", 20_usize);
     let all_rounds = setting("KILL_ALL_ROUNDS", 10_usize);
@@ -126,7 +126,6 @@ fn run() -> Result<history::Report> {
     progress::line(format!("KILL_SEED={seed}"));
 
     let java = Java::build(&setting("KILL_CLIENT", "5.3.3".to_owned()))?;
-    let mut cluster = Cluster::start(3)?;
     cluster.http(0).create_topic(TOPIC, QUEUES)?;
     let file = cluster.folder().join("history.jsonl");
     let properties = [
@@ -150,9 +149,9 @@ fn run() -> Result<history::Report> {
         let begin = Instant::now();
         let victim = (number < one_rounds).then(|| random.random_range(0..cluster.len()));
         let what = victim.map_or("all".to_owned(), |node| cluster.nodes()[node].name.clone());
-        round(&mut cluster, &load, victim).with_context(|| format!("round {number}, killed {what}"))?;
+        round(cluster, &load, victim).with_context(|| format!("round {number}, killed {what}"))?;
         if number % ROUNDS_PER_DUMP == 0 {
-            history.dumps.push(dump(&cluster, number % 3)?);
+            history.dumps.push(dump(cluster, number % 3)?);
         }
         progress::line(format!(
             "round {number}: killed {what}, whole again after {:?}, {:?}",
@@ -163,15 +162,15 @@ fn run() -> Result<history::Report> {
 
     load.stop_sending(STOP_WITHIN)?;
     let consumed = wait::until("everything is consumed", CONSUMED_WITHIN, || {
-        everything_is_consumed(&cluster)
+        everything_is_consumed(cluster)
     });
     stop.store(true, Ordering::Relaxed);
     history.consumer_offsets = sampler.join().expect("the sampler does not panic");
     consumed?;
     load.exit(STOP_WITHIN)?;
-    await_alike(&cluster)?;
+    await_alike(cluster)?;
     for node in 0..cluster.len() {
-        history.dumps.push(dump(&cluster, node)?);
+        history.dumps.push(dump(cluster, node)?);
     }
     load::read(&file, &mut history)?;
     let report = history::check(&history);
@@ -185,6 +184,9 @@ fn run() -> Result<history::Report> {
 
 #[test]
 fn nothing_acknowledged_is_lost_moved_or_changed_by_kills_under_load() {
-    let report = run().expect("the run completes");
+    // Here, so that it is alive when an assertion fails: then its logs stay.
+    let mut cluster = Cluster::start(3).expect("three nodes start");
+    let report = run(&mut cluster).expect("the run completes");
+    assert!(report.violations.is_empty(), "{report}");
     assert!(report.acked > 1000 && report.received >= report.acked, "{report}");
 }
