@@ -105,10 +105,9 @@ impl<D: Disk> Writer<D> {
             let joins = self.group.as_ref().is_some_and(|group| {
                 Arc::ptr_eq(&group.file, &file) && group.bytes + bytes <= GROUP_BYTES_MAX
             });
-            if !joins {
-                self.commit().await?;
-            }
+            let ended = if joins { Ok(()) } else { self.commit().await };
             self.waiting.push(turn);
+            ended?;
             match &mut self.group {
                 Some(group) => {
                     group.records.extend(records);
@@ -118,8 +117,9 @@ impl<D: Disk> Writer<D> {
             }
             return Ok(());
         }
-        self.commit().await?;
+        let ended = self.commit().await;
         self.waiting.push(turn);
+        ended?;
         match action {
             Action::Write { .. } => unreachable!("handled above"),
             Action::Pass => {}
