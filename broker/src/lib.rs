@@ -1,1 +1,29 @@
-//! Placeholder.
+//! A node of a Flotilla cluster: sockets outside, one replicated log a Raft group inside.
+//!
+//! Reading order for what is stored: [`state`], [`queue_index`], [`key_index`], [`machine`].
+
+pub mod bench;
+pub mod cli;
+pub mod config;
+pub mod connection;
+pub mod connection_table;
+pub mod error;
+pub mod forward;
+pub mod handlers;
+pub mod http;
+pub mod key_index;
+pub mod kv;
+pub mod long_poll;
+pub mod machine;
+pub mod membership;
+pub mod message_body;
+pub mod metrics;
+pub mod node;
+pub mod peer;
+pub mod queue_index;
+pub mod route;
+pub mod router;
+pub mod server;
+pub mod standalone;
+pub mod state;
+pub mod volume;

@@ -9,6 +9,7 @@
 //! | [`java`] | official Java clients: built once a version, run as processes |
 //! | [`history`] | what was sent, acknowledged, received and stored, and the checks on it |
 //! | [`ports`], [`wait`] | free ports; conditions to wait for |
+//! | [`sim`] | the simulator: virtual time, disk and network |
 //! | [`progress`] | lines that show even while the test harness captures output |
 //!
 //! `tests/` holds one file a promise. They need the `flotilla` program of the same build: `cargo build --release` first.
@@ -21,4 +22,5 @@ pub mod http;
 pub mod java;
 pub mod ports;
 pub mod progress;
+pub mod sim;
 pub mod wait;

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt};
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use openraft::errors::ClientWriteError;
 use openraft::impls::OneshotResponder;
 use openraft::raft::ClientWriteResult;
@@ -66,7 +66,10 @@ pub struct Accumulator<R> {
 
 impl<R> Clone for Accumulator<R> {
     fn clone(&self) -> Self {
-        Self { waiting: self.waiting.clone(), room: self.room.clone() }
+        Self {
+            waiting: self.waiting.clone(),
+            room: self.room.clone(),
+        }
     }
 }
 
@@ -78,7 +81,10 @@ impl<R: Send + Sync + 'static> Accumulator<R> {
     ) -> Self {
         let (waiting, receiver) = mpsc::channel(WAITING_MAX);
         drop(Rt::spawn(run(raft, receiver, Arc::new(leader_name))));
-        Self { waiting, room: Arc::new(Semaphore::new(WAITING_KIB_MAX)) }
+        Self {
+            waiting,
+            room: Arc::new(Semaphore::new(WAITING_KIB_MAX)),
+        }
     }
 
     /// See [`crate::group::Group::propose`].
@@ -89,15 +95,24 @@ impl<R: Send + Sync + 'static> Accumulator<R> {
         }
         let kib = u32::try_from(bytes / 1024 + 1).expect("at most PROPOSAL_BYTES_MAX");
         let share = self.room.clone().try_acquire_many_owned(kib);
-        let Ok(share) = share else { return Err(ProposeError::Busy("too many bytes are waiting")) };
+        let Ok(share) = share else {
+            return Err(ProposeError::Busy("too many bytes are waiting"));
+        };
         let (reply, outcome) = oneshot::channel();
-        let proposal = Proposal { frames, bytes, reply, _share: share };
+        let proposal = Proposal {
+            frames,
+            bytes,
+            reply,
+            _share: share,
+        };
         match self.waiting.try_send(proposal) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => return Err(ProposeError::Busy("too many messages are waiting")),
             Err(mpsc::error::TrySendError::Closed(_)) => return Err(ProposeError::NotLeader { leader: None }),
         }
-        outcome.await.unwrap_or_else(|_| Err(ProposeError::Unknown("the replica was closed".to_owned())))
+        outcome
+            .await
+            .unwrap_or_else(|_| Err(ProposeError::Unknown("the replica was closed".to_owned())))
     }
 }
 
@@ -125,7 +140,11 @@ async fn run<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
             }
         }
         let full = batch.full() || next.is_some();
-        let room = if full { FULL_ENTRIES_IN_FLIGHT } else { ENTRIES_IN_FLIGHT };
+        let room = if full {
+            FULL_ENTRIES_IN_FLIGHT
+        } else {
+            ENTRIES_IN_FLIGHT
+        };
         if !batch.is_empty() && in_flight.len() < room {
             let closed = std::mem::take(&mut batch);
             in_flight.push(Box::pin(propose::<Rt, D, S>(raft.clone(), closed, leader_name.clone())));
@@ -162,7 +181,11 @@ struct Batch<R> {
 
 impl<R> Default for Batch<R> {
     fn default() -> Self {
-        Self { proposals: Vec::new(), frames: 0, bytes: 0 }
+        Self {
+            proposals: Vec::new(),
+            frames: 0,
+            bytes: 0,
+        }
     }
 }
 
@@ -188,7 +211,11 @@ impl<R> Batch<R> {
     }
 
     fn payload(&self) -> Payload {
-        let frames: Vec<Bytes> = self.proposals.iter().flat_map(|proposal| proposal.frames.iter().cloned()).collect();
+        let frames: Vec<Bytes> = self
+            .proposals
+            .iter()
+            .flat_map(|proposal| proposal.frames.iter().cloned())
+            .collect();
         Payload::new(frames::pack(&frames))
     }
 
@@ -199,9 +226,15 @@ impl<R> Batch<R> {
             let count = proposal.frames.len();
             let replies: Vec<R> = replies.by_ref().take(count).collect();
             let outcome = if replies.len() == count {
-                Ok(Proposed { log_id, first_slot: u16::try_from(slot).expect("below FRAMES_MAX"), replies })
+                Ok(Proposed {
+                    log_id,
+                    first_slot: u16::try_from(slot).expect("below FRAMES_MAX"),
+                    replies,
+                })
             } else {
-                Err(ProposeError::Unknown("the state machine left a frame unanswered".to_owned()))
+                Err(ProposeError::Unknown(
+                    "the state machine left a frame unanswered".to_owned(),
+                ))
             };
             // A caller that went away does not want to know.
             let _ = proposal.reply.send(outcome);

@@ -35,6 +35,8 @@ pub struct Applier<Rt, D: Disk, S: StateMachine> {
     identity: GroupIdentity,
     /// Set once the engine runs: only then are files linked for a snapshot that is asked for.
     running: bool,
+    /// Off only where the engine's own storage suite applies entries that it never appended.
+    gated: bool,
     /// Snapshots linked for sending.
     outgoing: Vec<SnapshotFiles>,
     runtime: PhantomData<fn() -> Rt>,
@@ -43,7 +45,22 @@ pub struct Applier<Rt, D: Disk, S: StateMachine> {
 impl<Rt: AsyncRuntime, D: Disk, S: StateMachine> Applier<Rt, D, S> {
     /// Around `state`, whose log is `log`.
     pub fn new(state: S, log: CommitLog<D>, disk: D, folder: PathBuf, identity: GroupIdentity) -> Self {
-        Self { state, log, disk, folder, identity, running: false, outgoing: Vec::new(), runtime: PhantomData }
+        Self {
+            state,
+            log,
+            disk,
+            folder,
+            identity,
+            running: false,
+            gated: true,
+            outgoing: Vec::new(),
+            runtime: PhantomData,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn without_gate(self) -> Self {
+        Self { gated: false, ..self }
     }
 
     /// The state machine.
@@ -62,7 +79,10 @@ impl<Rt: AsyncRuntime, D: Disk, S: StateMachine> Applier<Rt, D, S> {
     }
 
     fn meta(&self, last: Option<LogId>) -> io::Result<SnapshotMetaOf<Types<Rt, S::Reply>>> {
-        Ok(SnapshotMeta { last_log_id: last.map(convert::engine_log_id), last_membership: self.stored_membership()? })
+        Ok(SnapshotMeta {
+            last_log_id: last.map(convert::engine_log_id),
+            last_membership: self.stored_membership()?,
+        })
     }
 
     /// A snapshot that is never sent.
@@ -74,12 +94,17 @@ impl<Rt: AsyncRuntime, D: Disk, S: StateMachine> Applier<Rt, D, S> {
             log: Vec::new(),
             state: Vec::new(),
         };
-        SnapshotFiles { folder: Arc::new(self.folder.clone()), manifest }
+        SnapshotFiles {
+            folder: Arc::new(self.folder.clone()),
+            manifest,
+        }
     }
 
     /// Links what is applied now, or hands out the links that exist for it already.
     async fn link(&mut self) -> io::Result<Option<SnapshotFiles>> {
-        let Some(applied) = self.state.applied() else { return Ok(None) };
+        let Some(applied) = self.state.applied() else {
+            return Ok(None);
+        };
         let mut kept = Vec::new();
         for files in std::mem::take(&mut self.outgoing) {
             if files.manifest.last == applied || Arc::strong_count(&files.folder) > 1 {
@@ -96,8 +121,15 @@ impl<Rt: AsyncRuntime, D: Disk, S: StateMachine> Applier<Rt, D, S> {
         self.disk.create_folder(&folder).await?;
         let last = self.state.checkpoint(&self.disk.local_path(&folder.join("state")))?;
         let Some(last) = last else { return Ok(None) };
-        let files =
-            snapshot::build(&self.disk, &self.log, &folder, self.identity, last, self.state.membership()).await?;
+        let files = snapshot::build(
+            &self.disk,
+            &self.log,
+            &folder,
+            self.identity,
+            last,
+            self.state.membership(),
+        )
+        .await?;
         self.outgoing.push(files.clone());
         Ok(Some(files))
     }
@@ -109,8 +141,17 @@ impl<Rt: AsyncRuntime, D: Disk, S: StateMachine> RaftStateMachine<Types<Rt, S::R
 
     async fn applied_state(
         &mut self,
-    ) -> Result<(Option<LogIdOf<Types<Rt, S::Reply>>>, StoredMembershipOf<Types<Rt, S::Reply>>), io::Error> {
-        Ok((self.state.applied().map(convert::engine_log_id), self.stored_membership()?))
+    ) -> Result<
+        (
+            Option<LogIdOf<Types<Rt, S::Reply>>>,
+            StoredMembershipOf<Types<Rt, S::Reply>>,
+        ),
+        io::Error,
+    > {
+        Ok((
+            self.state.applied().map(convert::engine_log_id),
+            self.stored_membership()?,
+        ))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -120,14 +161,17 @@ impl<Rt: AsyncRuntime, D: Disk, S: StateMachine> RaftStateMachine<Types<Rt, S::R
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             let log_id = convert::log_id(&entry.log_id);
-            self.log.wait_flushed(log_id.index).await?;
+            if self.gated {
+                self.log.wait_flushed(log_id.index).await?;
+            }
             let replies = match entry.payload {
                 EntryPayload::Blank => {
                     self.state.apply_membership(log_id, None)?;
                     Vec::new()
                 }
                 EntryPayload::Membership(membership) => {
-                    self.state.apply_membership(log_id, Some(convert::encode_membership(&membership)))?;
+                    self.state
+                        .apply_membership(log_id, Some(convert::encode_membership(&membership)))?;
                     Vec::new()
                 }
                 EntryPayload::Normal(payload) => {
@@ -154,9 +198,14 @@ impl<Rt: AsyncRuntime, D: Disk, S: StateMachine> RaftStateMachine<Types<Rt, S::R
         // What is flushed is what the snapshot may promise. Files are linked only when a follower needs them.
         let snapshot = self.state.flush().and_then(|last| {
             let snapshot = self.without_files(last);
-            Ok(Snapshot { meta: self.meta(last)?, snapshot })
+            Ok(Snapshot {
+                meta: self.meta(last)?,
+                snapshot,
+            })
         });
-        Flushed { snapshot: Some(snapshot) }
+        Flushed {
+            snapshot: Some(snapshot),
+        }
     }
 
     async fn install_snapshot(
@@ -166,7 +215,10 @@ impl<Rt: AsyncRuntime, D: Disk, S: StateMachine> RaftStateMachine<Types<Rt, S::R
     ) -> Result<(), io::Error> {
         let last = meta.last_log_id.as_ref().map(convert::log_id);
         if last != Some(snapshot.manifest.last) || snapshot.manifest.identity != self.identity {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "snapshot files are not those of the snapshot"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "snapshot files are not those of the snapshot",
+            ));
         }
         install::install(&self.disk, &self.folder, &self.log, &mut self.state, &snapshot).await
     }
@@ -175,8 +227,13 @@ impl<Rt: AsyncRuntime, D: Disk, S: StateMachine> RaftStateMachine<Types<Rt, S::R
         &mut self,
     ) -> Result<Option<SnapshotOf<Types<Rt, S::Reply>, Self::SnapshotData>>, io::Error> {
         if self.running {
-            let Some(files) = self.link().await? else { return Ok(None) };
-            return Ok(Some(Snapshot { meta: self.meta(Some(files.manifest.last))?, snapshot: files }));
+            let Some(files) = self.link().await? else {
+                return Ok(None);
+            };
+            return Ok(Some(Snapshot {
+                meta: self.meta(Some(files.manifest.last))?,
+                snapshot: files,
+            }));
         }
         // At start the engine only asks how far a purged log is covered.
         if self.log.purged().is_none() {
@@ -184,7 +241,10 @@ impl<Rt: AsyncRuntime, D: Disk, S: StateMachine> RaftStateMachine<Types<Rt, S::R
         }
         let last = self.state.applied();
         let snapshot = self.without_files(last);
-        Ok(Some(Snapshot { meta: self.meta(last)?, snapshot }))
+        Ok(Some(Snapshot {
+            meta: self.meta(last)?,
+            snapshot,
+        }))
     }
 }
 
@@ -197,6 +257,8 @@ impl<Rt: AsyncRuntime, R: Send + Sync + 'static> RaftSnapshotBuilder<Types<Rt, R
     type SnapshotData = SnapshotFiles;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types<Rt, R>, SnapshotFiles>, io::Error> {
-        self.snapshot.take().unwrap_or_else(|| Err(io::Error::other("a snapshot is built once")))
+        self.snapshot
+            .take()
+            .unwrap_or_else(|| Err(io::Error::other("a snapshot is built once")))
     }
 }

@@ -29,12 +29,19 @@ pub fn log_id(id: &EngineLogId) -> LogId {
 
 /// The engine's from ours.
 pub fn engine_log_id(id: LogId) -> EngineLogId {
-    EngineLogId { leader_id: id.term.into(), index: id.index }
+    EngineLogId {
+        leader_id: id.term.into(),
+        index: id.index,
+    }
 }
 
 /// The engine's vote as it is stored.
 pub fn stored_vote(vote: &EngineVote) -> StoredVote {
-    StoredVote { term: vote.leader_id.term, node: Some(vote.leader_id.voted_for), committed: vote.committed }
+    StoredVote {
+        term: vote.leader_id.term,
+        node: Some(vote.leader_id.voted_for),
+        committed: vote.committed,
+    }
 }
 
 /// A stored vote as the engine's; one without a node was never written by us.
@@ -52,12 +59,13 @@ pub fn record(entry: EngineEntry) -> Record {
     let id = log_id(&entry.log_id);
     match entry.payload {
         EntryPayload::Blank => Record::new(id, RecordKind::Blank, Bytes::new()),
-        EntryPayload::Normal(payload) => {
-            Record { log_id: id, kind: RecordKind::Normal, payload: payload.bytes, payload_crc: payload.crc }
-        }
-        EntryPayload::Membership(membership) => {
-            Record::new(id, RecordKind::Membership, encode_membership(&membership))
-        }
+        EntryPayload::Normal(payload) => Record {
+            log_id: id,
+            kind: RecordKind::Normal,
+            payload: payload.bytes,
+            payload_crc: payload.crc,
+        },
+        EntryPayload::Membership(membership) => Record::new(id, RecordKind::Membership, encode_membership(&membership)),
     }
 }
 
@@ -65,16 +73,27 @@ pub fn record(entry: EngineEntry) -> Record {
 pub fn entry(record: Record) -> Result<EngineEntry, Malformed> {
     let payload = match record.kind {
         RecordKind::Blank => EntryPayload::Blank,
-        RecordKind::Normal => EntryPayload::Normal(Payload { bytes: record.payload, crc: record.payload_crc }),
+        RecordKind::Normal => EntryPayload::Normal(Payload {
+            bytes: record.payload,
+            crc: record.payload_crc,
+        }),
         RecordKind::Membership => EntryPayload::Membership(decode_membership(record.payload)?),
     };
-    Ok(EngineEntry { log_id: engine_log_id(record.log_id), payload })
+    Ok(EngineEntry {
+        log_id: engine_log_id(record.log_id),
+        payload,
+    })
 }
 
 /// As [`entry`], for a record that was read from our own log.
 pub fn own_entry(record: Record) -> io::Result<EngineEntry> {
     let index = record.log_id.index;
-    entry(record).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("malformed membership at index {index}")))
+    entry(record).map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("malformed membership at index {index}"),
+        )
+    })
 }
 
 /// The bytes of a membership, as in the module's layout.
@@ -135,12 +154,19 @@ mod tests {
 
     fn membership() -> EngineMembership {
         let nodes = [(1, "n1"), (2, "n2"), (7, "n3")].map(|(id, name)| (id, Member { node: name.to_owned() }));
-        EngineMembership::new(vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 7])], BTreeMap::from(nodes)).unwrap()
+        EngineMembership::new(
+            vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 7])],
+            BTreeMap::from(nodes),
+        )
+        .unwrap()
     }
 
     #[test]
     fn membership_survives_its_bytes() {
-        assert_eq!(decode_membership(encode_membership(&membership())).unwrap(), membership());
+        assert_eq!(
+            decode_membership(encode_membership(&membership())).unwrap(),
+            membership()
+        );
     }
 
     #[test]

@@ -68,6 +68,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
 }
 
 /// An open file of a [`Disk`]. Dropping it closes it.
+#[expect(clippy::len_without_is_empty, reason = "a file is not a collection")]
 pub trait DiskFile: Send + Sync + 'static {
     /// Writes all buffers one after another at `offset`, extending the file if needed. In the page cache on return.
     fn write_at(&self, offset: u64, buffers: &[Bytes]) -> impl Future<Output = io::Result<()>> + Send;
@@ -82,7 +83,6 @@ pub trait DiskFile: Send + Sync + 'static {
     fn set_len(&self, length: u64) -> impl Future<Output = io::Result<()>> + Send;
 
     /// The length now, in bytes.
-    #[expect(clippy::len_without_is_empty, reason = "a file is not a collection")]
     fn len(&self) -> impl Future<Output = io::Result<u64>> + Send;
 }
 

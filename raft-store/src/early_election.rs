@@ -46,11 +46,17 @@ impl<Rt: AsyncRuntime> EarlyElection<Rt> {
         replica: u64,
         leader: u64,
     ) {
-        let Some(suspicion) = Suspicion::of(raft, replica, leader) else { return };
+        let Some(suspicion) = Suspicion::of(raft, replica, leader) else {
+            return;
+        };
         if !self.claim() {
             return;
         }
-        let probe = Rt::timeout(PROBE_TIMEOUT, transport.connect(&suspicion.leader_node, Purpose::Control)).await;
+        let probe = Rt::timeout(
+            PROBE_TIMEOUT,
+            transport.connect(&suspicion.leader_node, Purpose::Control),
+        )
+        .await;
         let refused = matches!(probe, Ok(Err(ref error)) if error.kind() == std::io::ErrorKind::ConnectionRefused);
         if !refused {
             self.release();
@@ -113,6 +119,10 @@ impl Suspicion {
         others.sort_unstable();
         let rank = others.iter().position(|id| *id == replica)?;
         let leader_node = membership.get_node(&leader)?.node.clone();
-        Some(Self { vote: metrics.vote, leader_node, rank: u32::try_from(rank).ok()? })
+        Some(Self {
+            vote: metrics.vote,
+            leader_node,
+            rank: u32::try_from(rank).ok()?,
+        })
     }
 }

@@ -128,6 +128,9 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a step's progress is looked at.
 const STEP_POLL: Duration = Duration::from_millis(5);
 
+/// The engine's types for a state machine.
+type EngineTypes<Rt, S> = Types<Rt, <S as StateMachine>::Reply>;
+/// The engine of one replica.
 type Engine<Rt, D, S> = Raft<Types<Rt, <S as StateMachine>::Reply>, Applier<Rt, D, S>>;
 
 /// A replica of one Raft group. Cheap to clone.
@@ -153,7 +156,15 @@ struct Shared<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> {
 
 impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Clone for Group<Rt, D, T, S> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone() }
+        Self {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> std::fmt::Debug for Group<Rt, D, T, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Group").finish_non_exhaustive()
     }
 }
 
@@ -217,8 +228,14 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
     ) -> io::Result<Self> {
         let folder = config.folder.join("commitlog");
         disk.create_folder(&folder).await?;
-        let options = LogOptions { file_bytes: config.log_file_bytes, sync: config.flush_sync, ..LogOptions::default() };
-        let log = CommitLog::open(disk.clone(), &folder, config.identity, options, state.applied()).await.map_err(damaged)?;
+        let options = LogOptions {
+            file_bytes: config.log_file_bytes,
+            sync: config.flush_sync,
+            ..LogOptions::default()
+        };
+        let log = CommitLog::open(disk.clone(), &folder, config.identity, options, state.applied())
+            .await
+            .map_err(damaged)?;
         let snapshots = config.folder.join("snapshot");
         install::recover(&disk, &snapshots, &log, &mut state).await?;
         if state.applied() > log.last() {
@@ -230,8 +247,9 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
         let applier = Applier::new(state, log.clone(), disk.clone(), snapshots, config.identity);
         let network = Network::new(transport.clone(), disk.clone());
         let stopped = |fatal: openraft::errors::Fatal<_>| io::Error::other(fatal.to_string());
-        let raft: Engine<Rt, D, S> =
-            Raft::build(config.replica, engine, network, LogStore::new(log.clone()), applier).await.map_err(stopped)?;
+        let raft: Engine<Rt, D, S> = Raft::build(config.replica, engine, network, LogStore::new(log.clone()), applier)
+            .await
+            .map_err(stopped)?;
         raft.run();
         raft.with_state_machine(|applier: &mut Applier<Rt, D, S>| {
             applier.set_running();
@@ -245,7 +263,11 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
         let by_name = names.clone();
         let read_index = ReadIndex::start(raft.clone(), move |id| by_name.of(id));
         let leadership = Leadership::default();
-        drop(Rt::spawn(watch::<Rt, D, S>(raft.clone(), names.clone(), leadership.clone())));
+        drop(Rt::spawn(watch::<Rt, D, S>(
+            raft.clone(),
+            names.clone(),
+            leadership.clone(),
+        )));
         let shared = Shared {
             config,
             raft,
@@ -260,7 +282,9 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
             opened: Rt::Instant::now(),
             had_vote,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// Founds the group with these voters `(replica, node)`. Call on one member, once, on empty stores; on a group
@@ -293,7 +317,9 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
     /// The frames of one applied entry, from memory or from the log files; `None` once retention removed them, or
     /// for an entry without frames.
     pub async fn read_frames(&self, log_index: u64) -> io::Result<Option<Frames>> {
-        let Some(record) = self.shared.log.read_one(log_index).await? else { return Ok(None) };
+        let Some(record) = self.shared.log.read_one(log_index).await? else {
+            return Ok(None);
+        };
         if record.kind != RecordKind::Normal {
             return Ok(None);
         }
@@ -325,10 +351,17 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
             replica: *id,
             node: member.node.clone(),
             voter: voters.contains(id),
-            matched_index: if *id == own { log.flushed().map(|id| id.index) } else { matched(id) },
+            matched_index: if *id == own {
+                log.flushed().map(|id| id.index)
+            } else {
+                matched(id)
+            },
         });
         GroupStatus {
-            leader: metrics.current_leader.and_then(|id| membership.get_node(&id)).map(|member| member.node.clone()),
+            leader: metrics
+                .current_leader
+                .and_then(|id| membership.get_node(&id))
+                .map(|member| member.node.clone()),
             is_leader: metrics.current_leader == Some(own),
             term: metrics.current_term,
             last: log.last(),
@@ -336,7 +369,12 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
             committed: metrics.local_committed.as_ref().map(convert::log_id),
             applied: metrics.last_applied.as_ref().map(convert::log_id),
             members: members.collect(),
-            closed: metrics.running_state.as_ref().err().map(ToString::to_string).or_else(|| log.failure()),
+            closed: metrics
+                .running_state
+                .as_ref()
+                .err()
+                .map(ToString::to_string)
+                .or_else(|| log.failure()),
             log_offsets: log.offsets(),
             log_bytes: log.bytes(),
         }
@@ -350,7 +388,10 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
             drop(server.borrow_watched());
             let now = self.status();
             let same = now.leader == seen.leader && now.term == seen.term && now.closed == seen.closed;
-            let same_members = now.members.iter().map(|member| (member.replica, member.voter))
+            let same_members = now
+                .members
+                .iter()
+                .map(|member| (member.replica, member.voter))
                 .eq(seen.members.iter().map(|member| (member.replica, member.voter)));
             if !same || !same_members || server.changed().await.is_err() {
                 return now;
@@ -359,7 +400,12 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
     }
 
     /// Serves one incoming connection of a peer until it closes. The transport has already checked the handshake.
-    pub async fn serve(&self, purpose: Purpose, sender: impl FrameSender, receiver: impl FrameReceiver) -> io::Result<()> {
+    pub async fn serve(
+        &self,
+        purpose: Purpose,
+        sender: impl FrameSender,
+        receiver: impl FrameReceiver,
+    ) -> io::Result<()> {
         let shared = &self.shared;
         let mut leader = None;
         let result = match purpose {
@@ -368,7 +414,8 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
             }
             Purpose::Control => {
                 let may_vote = || !shared.had_vote || shared.opened.elapsed() >= shared.config.timing.election_max;
-                server::serve_control::<Rt, D, S>(&shared.raft, sender, receiver, |id| leader = Some(id), may_vote).await
+                server::serve_control::<Rt, D, S>(&shared.raft, sender, receiver, |id| leader = Some(id), may_vote)
+                    .await
             }
             Purpose::Files => {
                 let folder = shared.config.folder.join("snapshot");
@@ -379,7 +426,10 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
         if let Some(leader) = leader {
             let replica = shared.config.replica;
             let (raft, log) = (&shared.raft, &shared.log);
-            shared.early_election.connection_lost::<D, T, S>(raft, log, &shared.transport, replica, leader).await;
+            shared
+                .early_election
+                .connection_lost::<D, T, S>(raft, log, &shared.transport, replica, leader)
+                .await;
         }
         result
     }
@@ -391,36 +441,60 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
             return Err(ReadError::NotLeader { leader: status.leader });
         }
         let own = self.shared.config.replica;
-        let others = status.members.iter().filter(|member| member.voter && member.replica != own);
+        let others = status
+            .members
+            .iter()
+            .filter(|member| member.voter && member.replica != own);
         let target = match to {
             Some(name) => others.into_iter().find(|member| member.node == name),
             None => others.max_by_key(|member| member.matched_index),
         };
         let Some(target) = target else {
-            return Err(ReadError::Unavailable("no other voter to hand leadership to".to_owned()));
+            return Err(ReadError::Unavailable(
+                "no other voter to hand leadership to".to_owned(),
+            ));
         };
         let unavailable = |error: &dyn std::fmt::Display| ReadError::Unavailable(error.to_string());
-        self.shared.raft.trigger().transfer_leader(target.replica).await.map_err(|fatal| unavailable(&fatal))?;
+        self.shared
+            .raft
+            .trigger()
+            .transfer_leader(target.replica)
+            .await
+            .map_err(|fatal| unavailable(&fatal))?;
         let limit = 2 * self.shared.config.timing.election_max;
         let handed_over = async {
             let mut server = self.shared.raft.server_metrics();
-            while server.borrow_watched().current_leader.is_none_or(|leader| leader == own) {
+            while server
+                .borrow_watched()
+                .current_leader
+                .is_none_or(|leader| leader == own)
+            {
                 if server.changed().await.is_err() {
                     break;
                 }
             }
         };
-        Rt::timeout(limit, handed_over).await.map_err(|_| unavailable(&"the other replica did not take over in time"))
+        Rt::timeout(limit, handed_over)
+            .await
+            .map_err(|_| unavailable(&"the other replica did not take over in time"))
     }
 
     /// Adds `replica` on `node`: as a learner until it has nearly the whole log, then as a voter.
     pub async fn add_member(&self, replica: u64, node: &str) -> Result<(), ProposeError> {
         let member = Member { node: node.to_owned() };
-        self.shared.raft.add_learner(replica, member, false).await.map_err(|error| self.membership_error(error))?;
+        self.shared
+            .raft
+            .add_learner(replica, member, false)
+            .await
+            .map_err(|error| self.membership_error(error))?;
         let caught_up = async {
             loop {
                 let status = self.status();
-                let matched = status.members.iter().find(|member| member.replica == replica).and_then(|m| m.matched_index);
+                let matched = status
+                    .members
+                    .iter()
+                    .find(|member| member.replica == replica)
+                    .and_then(|m| m.matched_index);
                 let last = status.last.map_or(0, |id| id.index);
                 if !status.is_leader || matched.is_some_and(|matched| matched + 8 >= last) {
                     return;
@@ -430,27 +504,43 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
         };
         caught_up.await;
         let voters = ChangeMembers::AddVoterIds([replica].into());
-        self.shared.raft.change_membership(voters, false).await.map_err(|error| self.membership_error(error))?;
+        self.shared
+            .raft
+            .change_membership(voters, false)
+            .await
+            .map_err(|error| self.membership_error(error))?;
         Ok(())
     }
 
     /// Removes the member `replica`, voter or learner. The removed replica must be stopped by whoever runs it.
     pub async fn remove_member(&self, replica: u64) -> Result<(), ProposeError> {
-        let voter = self.status().members.iter().any(|member| member.replica == replica && member.voter);
+        let voter = self
+            .status()
+            .members
+            .iter()
+            .any(|member| member.replica == replica && member.voter);
         let ids = [replica].into();
-        let change = if voter { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) };
-        self.shared.raft.change_membership(change, false).await.map_err(|error| self.membership_error(error))?;
+        let change = if voter {
+            ChangeMembers::RemoveVoters(ids)
+        } else {
+            ChangeMembers::RemoveNodes(ids)
+        };
+        self.shared
+            .raft
+            .change_membership(change, false)
+            .await
+            .map_err(|error| self.membership_error(error))?;
         Ok(())
     }
 
     fn membership_error(
         &self,
-        error: RaftError<Types<Rt, S::Reply>, ClientWriteError<Types<Rt, S::Reply>>>,
+        error: RaftError<EngineTypes<Rt, S>, ClientWriteError<EngineTypes<Rt, S>>>,
     ) -> ProposeError {
         match error {
-            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
-                ProposeError::NotLeader { leader: self.shared.names.of(forward.leader_id) }
-            }
+            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => ProposeError::NotLeader {
+                leader: self.shared.names.of(forward.leader_id),
+            },
             other => ProposeError::Unknown(other.to_string()),
         }
     }
@@ -464,9 +554,11 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
         let index = index.min(applied);
         if self.shared.log.purged().is_none_or(|purged| purged.index < index) {
             raft.trigger().snapshot().await.map_err(stopped)?;
-            self.reached(|status| status.0.is_some_and(|snapshot| snapshot >= index)).await?;
+            self.reached(|status| status.0.is_some_and(|snapshot| snapshot >= index))
+                .await?;
             raft.trigger().purge_log(index).await.map_err(stopped)?;
-            self.reached(|status| status.1.is_some_and(|purged| purged >= index)).await?;
+            self.reached(|status| status.1.is_some_and(|purged| purged >= index))
+                .await?;
         }
         self.shared.log.remove_before(index + 1).await
     }
@@ -478,7 +570,10 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
                 let pointers = {
                     let metrics = self.shared.raft.metrics();
                     let metrics = metrics.borrow_watched();
-                    (metrics.snapshot.as_ref().map(|id| id.index), metrics.purged.as_ref().map(|id| id.index))
+                    (
+                        metrics.snapshot.as_ref().map(|id| id.index),
+                        metrics.purged.as_ref().map(|id| id.index),
+                    )
                 };
                 if done(pointers) {
                     return;
@@ -496,7 +591,10 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
             let result = applier.state().flush();
             Box::pin(async move { result })
         });
-        flushed.await.map_err(|fatal| io::Error::other(fatal.to_string()))?.map(|_| ())
+        flushed
+            .await
+            .map_err(|fatal| io::Error::other(fatal.to_string()))?
+            .map(|_| ())
     }
 
     /// Graceful stop: hands leadership over if held, flushes and closes. The caller has stopped proposing.
@@ -519,7 +617,11 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
 }
 
 /// Follows leader and membership; tells the state machine when this replica starts or stops leading.
-async fn watch<Rt: AsyncRuntime, D: Disk, S: StateMachine>(raft: Engine<Rt, D, S>, names: Names, leadership: Leadership) {
+async fn watch<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
+    raft: Engine<Rt, D, S>,
+    names: Names,
+    leadership: Leadership,
+) {
     let mut server = raft.server_metrics();
     let mut was_leader = false;
     loop {

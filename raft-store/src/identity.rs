@@ -56,7 +56,11 @@ mod tests {
 
     #[test]
     fn identity_survives_its_bytes() {
-        let identity = GroupIdentity { cluster: [7; 16], group: 3, creation: u64::MAX - 1 };
+        let identity = GroupIdentity {
+            cluster: [7; 16],
+            group: 3,
+            creation: u64::MAX - 1,
+        };
         assert_eq!(GroupIdentity::from_bytes(identity.to_bytes()), identity);
     }
 }

@@ -70,7 +70,11 @@ async fn finish<D: Disk, S: StateMachine>(
 }
 
 async fn write_marker<D: Disk>(disk: &D, folder: &Path, files: &SnapshotFiles) -> io::Result<()> {
-    let name = files.folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = files
+        .folder
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
     let mut body = BytesMut::new();
     body.put_u16(u16::try_from(name.len()).expect("a folder name is short"));
     body.put_slice(name.as_bytes());
@@ -95,7 +99,12 @@ async fn read_marker<D: Disk>(disk: &D, folder: &Path) -> io::Result<Option<Snap
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the marker of a snapshot installation is damaged");
+    let damaged = || {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the marker of a snapshot installation is damaged",
+        )
+    };
     let length = usize::try_from(file.len().await?).map_err(|_| damaged())?;
     let bytes = file.read_at(0, length).await?;
     let mut reader = BytesReader::new(bytes);
@@ -108,5 +117,8 @@ async fn read_marker<D: Disk>(disk: &D, folder: &Path) -> io::Result<Option<Snap
     let name: PathBuf = reader.string().map_err(|_| damaged())?.into();
     let manifest = reader.bytes(reader.remaining()).map_err(|_| damaged())?;
     let manifest = Manifest::decode(manifest).map_err(|_| damaged())?;
-    Ok(Some(SnapshotFiles { folder: Arc::new(folder.join(name)), manifest }))
+    Ok(Some(SnapshotFiles {
+        folder: Arc::new(folder.join(name)),
+        manifest,
+    }))
 }

@@ -36,3 +36,6 @@ mod network;
 mod read_index;
 mod snapshot;
 mod type_config;
+
+#[cfg(test)]
+mod engine_suite;

@@ -32,12 +32,16 @@ pub struct LogStore<Rt, D: Disk, R> {
 impl<Rt, D: Disk, R> LogStore<Rt, D, R> {
     /// A view on `log`.
     pub fn new(log: CommitLog<D>) -> Self {
-        Self { log, types: PhantomData }
+        Self {
+            log,
+            types: PhantomData,
+        }
     }
 
     /// First index the engine may see.
     fn start(&self) -> u64 {
-        self.log.purged().map_or(0, |id| id.index + 1)
+        let raft_start = self.log.purged().map_or(0, |id| id.index + 1);
+        raft_start.max(self.log.first_index().unwrap_or(0))
     }
 
     /// One past the last index the engine may see.
@@ -95,14 +99,15 @@ impl<Rt: AsyncRuntime, D: Disk, R: Send + Sync + 'static> RaftLogReader<Types<Rt
                 Ok(Some((entries, next)))
             }
         });
-        chunks.flat_map(|chunk: io::Result<Vec<_>>| {
-            let items: Vec<io::Result<_>> = match chunk {
-                Ok(entries) => entries.into_iter().map(Ok).collect(),
-                Err(error) => vec![Err(error)],
-            };
-            stream::iter(items)
-        })
-        .boxed()
+        chunks
+            .flat_map(|chunk: io::Result<Vec<_>>| {
+                let items: Vec<io::Result<_>> = match chunk {
+                    Ok(entries) => entries.into_iter().map(Ok).collect(),
+                    Err(error) => vec![Err(error)],
+                };
+                stream::iter(items)
+            })
+            .boxed()
     }
 
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
@@ -124,14 +129,13 @@ impl<Rt: AsyncRuntime, D: Disk, R: Send + Sync + 'static> RaftLogReader<Types<Rt
         Ok(self.log.vote().and_then(convert::engine_vote))
     }
 
-    async fn limited_get_log_entries(
-        &mut self,
-        start: u64,
-        end: u64,
-    ) -> Result<Vec<EntryOf<Types<Rt, R>>>, io::Error> {
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<EntryOf<Types<Rt, R>>>, io::Error> {
         let (from, to) = self.clamp(&(start..end));
         if from != start && start < end {
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("log starts at {from}, {start} was asked for")));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("log starts at {from}, {start} was asked for"),
+            ));
         }
         self.read(from, to).await
     }
@@ -141,7 +145,7 @@ impl<Rt: AsyncRuntime, D: Disk, R: Send + Sync + 'static> RaftLogReader<Types<Rt
         range: RangeInclusive<LogIdOf<Types<Rt, R>>>,
     ) -> Result<Vec<LogIdOf<Types<Rt, R>>>, io::Error> {
         let (first, last) = range.into_inner();
-        let mut keys = vec![first.clone()];
+        let mut keys = vec![first];
         for start in self.log.term_starts() {
             if start.index > first.index && start.index <= last.index {
                 keys.push(convert::engine_log_id(start));
@@ -160,7 +164,10 @@ impl<Rt: AsyncRuntime, D: Disk, R: Send + Sync + 'static> RaftLogStorage<Types<R
     async fn get_log_state(&mut self) -> Result<LogState<Types<Rt, R>>, io::Error> {
         let purged = self.log.purged().map(convert::engine_log_id);
         let last = self.log.last().map(convert::engine_log_id);
-        Ok(LogState { last_purged_log_id: purged.clone(), last_log_id: last.or(purged) })
+        Ok(LogState {
+            last_purged_log_id: purged,
+            last_log_id: last.or(purged),
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self::LogReader {
@@ -177,7 +184,8 @@ impl<Rt: AsyncRuntime, D: Disk, R: Send + Sync + 'static> RaftLogStorage<Types<R
         I::IntoIter: OptionalSend,
     {
         let records = entries.into_iter().map(convert::record).collect();
-        self.log.append(records, Box::new(move |result| callback.io_completed(result)))
+        self.log
+            .append(records, Box::new(move |result| callback.io_completed(result)))
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogIdOf<Types<Rt, R>>>) -> Result<(), io::Error> {

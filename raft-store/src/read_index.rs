@@ -43,7 +43,9 @@ impl ReadIndex {
                 let result = match read {
                     Ok(Ok(_)) => Ok(()),
                     Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
-                        Err(ReadError::NotLeader { leader: leader_name(forward.leader_id) })
+                        Err(ReadError::NotLeader {
+                            leader: leader_name(forward.leader_id),
+                        })
                     }
                     Ok(Err(error)) => Err(ReadError::Unavailable(error.to_string())),
                     Err(_) => Err(ReadError::Unavailable("no majority answered in time".to_owned())),

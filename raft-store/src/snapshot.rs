@@ -96,19 +96,35 @@ impl Manifest {
         let membership = reader.bytes(length)?;
         let mut log = Vec::new();
         for _ in 0..count(&mut reader)? {
-            log.push(LinkedFile { name: file_name(reader.string()?)?, bytes: reader.u64()? });
+            log.push(LinkedFile {
+                name: file_name(reader.string()?)?,
+                bytes: reader.u64()?,
+            });
         }
         let mut state = Vec::new();
         for _ in 0..count(&mut reader)? {
             state.push((file_name(reader.string()?)?, reader.u64()?));
         }
-        Ok(Self { identity, last, membership: present.then_some((membership_id, membership)), log, state })
+        Ok(Self {
+            identity,
+            last,
+            membership: present.then_some((membership_id, membership)),
+            log,
+            state,
+        })
     }
 
     /// Paths below the snapshot's folder with their bytes, state first.
     pub fn files(&self) -> impl Iterator<Item = (PathBuf, u64)> + '_ {
-        let state = self.state.iter().map(|(name, bytes)| (Path::new("state").join(name), *bytes));
-        state.chain(self.log.iter().map(|file| (Path::new("log").join(&file.name), file.bytes)))
+        let state = self
+            .state
+            .iter()
+            .map(|(name, bytes)| (Path::new("state").join(name), *bytes));
+        state.chain(
+            self.log
+                .iter()
+                .map(|file| (Path::new("log").join(&file.name), file.bytes)),
+        )
     }
 }
 
@@ -127,8 +143,17 @@ pub async fn build<D: Disk>(
         let bytes = disk.open(&folder.join("state").join(&name)).await?.len().await?;
         state.push((name, bytes));
     }
-    let manifest = Manifest { identity, last, membership, log: log_files, state };
-    Ok(SnapshotFiles { folder: Arc::new(folder.to_owned()), manifest })
+    let manifest = Manifest {
+        identity,
+        last,
+        membership,
+        log: log_files,
+        state,
+    };
+    Ok(SnapshotFiles {
+        folder: Arc::new(folder.to_owned()),
+        manifest,
+    })
 }
 
 /// Removes a folder of a snapshot with everything in it; a missing one is fine.
@@ -163,7 +188,9 @@ fn count(reader: &mut BytesReader) -> Result<u32, Malformed> {
 
 fn file_name(name: String) -> Result<String, Malformed> {
     let safe = !name.is_empty()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         && !name.starts_with('.');
     if safe { Ok(name) } else { Err(Malformed) }
 }
@@ -174,10 +201,17 @@ mod tests {
 
     fn manifest() -> Manifest {
         Manifest {
-            identity: GroupIdentity { cluster: [1; 16], group: 2, creation: 3 },
+            identity: GroupIdentity {
+                cluster: [1; 16],
+                group: 2,
+                creation: 3,
+            },
             last: LogId::new(4, 500),
             membership: Some((LogId::new(1, 1), Bytes::from_static(b"members"))),
-            log: vec![LinkedFile { name: "0-0.log".to_owned(), bytes: 77 }],
+            log: vec![LinkedFile {
+                name: "0-0.log".to_owned(),
+                bytes: 77,
+            }],
             state: vec![("000012.sst".to_owned(), 9), ("CURRENT".to_owned(), 16)],
         }
     }

@@ -112,6 +112,7 @@ impl fmt::Display for Payload {
 }
 
 /// The state machine's answers to the frames of one entry.
+#[derive(Debug)]
 pub struct Replies<R>(pub Vec<R>);
 
 /// A member as stored in membership entries: its stable node name, never an address.
@@ -133,7 +134,8 @@ pub const LEADER_RESTORE: Option<bool> = Some(false);
 
 /// The engine's settings; `leader_restore` is [`LEADER_RESTORE`] but in the simulation that shows why.
 pub fn engine_config(name: String, timing: Timing, leader_restore: Option<bool>) -> Arc<Config> {
-    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).expect("a timeout in milliseconds");
+    let millis =
+        |duration: std::time::Duration| u64::try_from(duration.as_millis()).expect("a timeout in milliseconds");
     let heartbeat = millis(timing.heartbeat);
     let config = Config {
         cluster_name: name,
@@ -157,7 +159,11 @@ pub fn engine_config(name: String, timing: Timing, leader_restore: Option<bool>)
         allow_log_reversion: None,
         ..Config::default()
     };
-    Arc::new(config.validate().expect("the settings are constants but for the times, which are checked where read"))
+    Arc::new(
+        config
+            .validate()
+            .expect("the settings are constants but for the times, which are checked where read"),
+    )
 }
 
 #[cfg(test)]

@@ -24,7 +24,11 @@ const VALUE_BYTES: usize = 19;
 /// The value of the vote file; `None` before the first vote.
 pub(crate) fn encode(vote: Option<StoredVote>) -> BytesMut {
     let mut out = BytesMut::with_capacity(VALUE_BYTES);
-    let StoredVote { term, node, committed } = vote.unwrap_or(StoredVote { term: 0, node: None, committed: false });
+    let StoredVote { term, node, committed } = vote.unwrap_or(StoredVote {
+        term: 0,
+        node: None,
+        committed: false,
+    });
     out.put_u8(u8::from(vote.is_some()));
     out.put_u64(term);
     out.put_u8(u8::from(node.is_some()));
@@ -55,8 +59,16 @@ mod tests {
     fn vote_survives_its_bytes() {
         let votes = [
             None,
-            Some(StoredVote { term: 0, node: None, committed: false }),
-            Some(StoredVote { term: u64::MAX, node: Some(3), committed: true }),
+            Some(StoredVote {
+                term: 0,
+                node: None,
+                committed: false,
+            }),
+            Some(StoredVote {
+                term: u64::MAX,
+                node: Some(3),
+                committed: true,
+            }),
         ];
         for vote in votes {
             assert_eq!(decode(&encode(vote)), Some(vote));

@@ -28,7 +28,10 @@ fn term(index: u64) -> u64 {
 
 async fn check_content(log: &CommitLog<SimulatedDisk>, first: u64, until: u64) {
     let found = read_all(log).await.unwrap();
-    assert_eq!(found.keys().copied().collect::<Vec<_>>(), (first..until).collect::<Vec<_>>());
+    assert_eq!(
+        found.keys().copied().collect::<Vec<_>>(),
+        (first..until).collect::<Vec<_>>()
+    );
     for (index, found) in found {
         assert_eq!(found, record(term(index), index));
         assert_eq!(log.read_one(index).await.unwrap().unwrap(), found);
@@ -45,7 +48,12 @@ fn appended_records_are_read_from_memory_and_files_and_after_reopening() {
         assert!(log.files().len() > 3, "several files");
         check_content(&log, 1, 200).await;
         let (offsets, starts) = (log.offsets(), log.term_starts());
-        assert_eq!(starts, (1..=5).map(|term| LogId::new(term, ((term - 1) * 40).max(1))).collect::<Vec<_>>());
+        assert_eq!(
+            starts,
+            (1..=5)
+                .map(|term| LogId::new(term, ((term - 1) * 40).max(1)))
+                .collect::<Vec<_>>()
+        );
         log.close().await;
         let log = open(&disk, FILE_BYTES, Some(LogId::new(term(199), 199))).await.unwrap();
         check_content(&log, 1, 200).await;
@@ -79,7 +87,8 @@ fn records_are_readable_before_they_are_flushed() {
         let log = open(&disk, FILE_BYTES, None).await.unwrap();
         // The writer has not run yet when these return.
         for index in 0..30 {
-            log.append(vec![record(1, index)], Box::new(|outcome| outcome.unwrap())).unwrap();
+            log.append(vec![record(1, index)], Box::new(|outcome| outcome.unwrap()))
+                .unwrap();
         }
         assert_eq!(log.last(), Some(LogId::new(1, 29)));
         assert_eq!(log.flushed(), None);
@@ -98,10 +107,14 @@ fn what_waits_together_shares_one_sync() {
         append(&log, vec![record(1, 1)]).await.unwrap();
         let before = (disk.calls(Call::Sync), disk.calls(Call::Write));
         for index in 2..52 {
-            log.append(vec![record(1, index)], Box::new(|outcome| outcome.unwrap())).unwrap();
+            log.append(vec![record(1, index)], Box::new(|outcome| outcome.unwrap()))
+                .unwrap();
         }
         log.wait_flushed(51).await.unwrap();
-        assert_eq!((disk.calls(Call::Sync), disk.calls(Call::Write)), (before.0 + 1, before.1 + 1));
+        assert_eq!(
+            (disk.calls(Call::Sync), disk.calls(Call::Write)),
+            (before.0 + 1, before.1 + 1)
+        );
     });
 }
 
@@ -158,7 +171,8 @@ fn a_truncation_right_behind_an_append_counts() {
     driver.run(async {
         let log = open(&disk, FILE_BYTES, None).await.unwrap();
         for index in 1..60 {
-            log.append(vec![record(1, index)], Box::new(|outcome| outcome.unwrap())).unwrap();
+            log.append(vec![record(1, index)], Box::new(|outcome| outcome.unwrap()))
+                .unwrap();
         }
         log.truncate_after(Some(LogId::new(1, 10))).await.unwrap();
         assert_eq!(log.flushed(), Some(LogId::new(1, 10)));
@@ -236,7 +250,11 @@ fn votes_survive() {
     driver.run(async {
         let log = open(&disk, FILE_BYTES, None).await.unwrap();
         assert_eq!(log.vote(), None);
-        let vote = StoredVote { term: 4, node: Some(2), committed: false };
+        let vote = StoredVote {
+            term: 4,
+            node: Some(2),
+            committed: false,
+        };
         log.save_vote(vote).await.unwrap();
         assert_eq!(log.vote(), Some(vote));
         let log = open(&disk.crash_losing_all(), FILE_BYTES, None).await.unwrap();
@@ -250,7 +268,10 @@ fn another_group_is_refused() {
     let disk = driver.disk();
     driver.run(async {
         filled(&disk, 20).await.close().await;
-        let other = GroupIdentity { creation: 12, ..IDENTITY };
+        let other = GroupIdentity {
+            creation: 12,
+            ..IDENTITY
+        };
         let opened = CommitLog::open(disk.clone(), &folder(), other, options(FILE_BYTES), None).await;
         assert!(matches!(opened, Err(OpenError::Foreign { found, .. }) if found == IDENTITY));
     });
@@ -284,7 +305,10 @@ fn a_snapshots_files_become_the_log() {
         let log = open(&target, FILE_BYTES, None).await.unwrap();
         append(&log, records(1, 1..20)).await.unwrap();
         log.install(Path::new("/staged"), &files, upto).await.unwrap();
-        assert_eq!((log.last(), log.purged(), log.flushed()), (Some(upto), Some(upto), Some(upto)));
+        assert_eq!(
+            (log.last(), log.purged(), log.flushed()),
+            (Some(upto), Some(upto), Some(upto))
+        );
         check_content(&log, 1, 151).await;
         assert_eq!(log.offsets().0, 0);
         for index in 151..200 {
@@ -333,7 +357,10 @@ fn damaged_or_foreign_staged_files_are_refused_and_the_log_goes_on() {
         target.put(&path, bytes);
         assert!(log.install(Path::new("/staged"), &files, upto).await.is_err());
         target.put(&path, good);
-        let outside = vec![LinkedFile { name: "../vote".into(), bytes: 5000 }];
+        let outside = vec![LinkedFile {
+            name: "../vote".into(),
+            bytes: 5000,
+        }];
         assert!(log.install(Path::new("/staged"), &outside, upto).await.is_err());
         let missing_one = vec![files[0].clone(), files[2].clone()];
         assert!(log.install(Path::new("/staged"), &missing_one, upto).await.is_err());
@@ -352,7 +379,15 @@ fn a_closed_log_takes_nothing_and_still_reads() {
         let log = filled(&disk, 30).await;
         log.close().await;
         assert!(append(&log, records(1, 30..31)).await.is_err());
-        assert!(log.save_vote(StoredVote { term: 1, node: None, committed: false }).await.is_err());
+        assert!(
+            log.save_vote(StoredVote {
+                term: 1,
+                node: None,
+                committed: false
+            })
+            .await
+            .is_err()
+        );
         check_content(&log, 1, 30).await;
     });
 }
@@ -381,13 +416,20 @@ fn without_waiting_for_syncs_records_are_synced_soon() {
     let mut driver = Driver::new();
     let disk = driver.disk();
     driver.run(async {
-        let unsynced = flotilla_raft_store::commit_log::LogOptions { sync: false, ..options(FILE_BYTES) };
-        let log = CommitLog::open(disk.clone(), &folder(), IDENTITY, unsynced, None).await.unwrap();
+        let unsynced = flotilla_raft_store::commit_log::LogOptions {
+            sync: false,
+            ..options(FILE_BYTES)
+        };
+        let log = CommitLog::open(disk.clone(), &folder(), IDENTITY, unsynced, None)
+            .await
+            .unwrap();
         append(&log, records(1, 1..30)).await.unwrap();
         assert_eq!(log.flushed(), Some(LogId::new(1, 29)));
         let before = disk.calls(Call::Sync);
         while disk.calls(Call::Sync) < before + 4 {
-            append(&log, vec![record(1, log.last().unwrap().index + 1)]).await.unwrap();
+            append(&log, vec![record(1, log.last().unwrap().index + 1)])
+                .await
+                .unwrap();
         }
         log.close().await;
         let last = log.last();

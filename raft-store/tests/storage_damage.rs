@@ -12,14 +12,24 @@ use storage_support::*;
 
 const FILE_BYTES: u64 = 16 << 10;
 const LAST: u64 = 60;
-const VOTE: StoredVote = StoredVote { term: 4, node: Some(2), committed: true };
+const VOTE: StoredVote = StoredVote {
+    term: 4,
+    node: Some(2),
+    committed: true,
+};
 
 /// A closed log of several files, and the paths of all its files.
 fn closed_log(driver: &mut Driver) -> (SimulatedDisk, Vec<PathBuf>) {
     let disk = driver.disk().with_zero_ahead(0);
     driver.run(async {
         let log = open(&disk, FILE_BYTES, None).await.unwrap();
-        log.save_vote(StoredVote { term: 1, node: None, committed: false }).await.unwrap();
+        log.save_vote(StoredVote {
+            term: 1,
+            node: None,
+            committed: false,
+        })
+        .await
+        .unwrap();
         append(&log, records(1, 1..31)).await.unwrap();
         log.save_vote(VOTE).await.unwrap();
         append(&log, records(4, 31..LAST + 1)).await.unwrap();
@@ -34,19 +44,29 @@ fn closed_log(driver: &mut Driver) -> (SimulatedDisk, Vec<PathBuf>) {
             }
             paths.push(path);
         }
-        assert!(paths.iter().any(|path| path.extension().is_some_and(|ext| ext == "index")));
+        assert!(
+            paths
+                .iter()
+                .any(|path| path.extension().is_some_and(|ext| ext == "index"))
+        );
         (disk, paths)
     })
 }
 
 /// True if the damage was noticed; panics if anything wrong is served or missing.
 async fn noticed(disk: &SimulatedDisk, what: &str) -> bool {
-    let Ok(log) = open(disk, FILE_BYTES, None).await else { return true };
+    let Ok(log) = open(disk, FILE_BYTES, None).await else {
+        return true;
+    };
     assert_eq!(log.vote(), Some(VOTE), "{what}");
     assert_eq!(log.purged(), Some(LogId::new(1, 5)), "{what}");
     assert_eq!(log.last(), Some(LogId::new(4, LAST)), "{what}");
     let Ok(found) = read_all(&log).await else { return true };
-    assert_eq!(found.keys().copied().collect::<Vec<_>>(), (1..=LAST).collect::<Vec<_>>(), "{what}");
+    assert_eq!(
+        found.keys().copied().collect::<Vec<_>>(),
+        (1..=LAST).collect::<Vec<_>>(),
+        "{what}"
+    );
     for (index, found) in found {
         assert_eq!(found, record(if index < 31 { 1 } else { 4 }, index), "{what}");
     }
@@ -100,7 +120,10 @@ fn garbage_and_misplaced_sectors_are_noticed_or_harmless() {
                 bytes[from..to].iter_mut().for_each(|byte| *byte = random.next() as u8);
             }
             1 => {
-                let (a, b) = (random.below(sectors) as usize * 512, random.below(sectors) as usize * 512);
+                let (a, b) = (
+                    random.below(sectors) as usize * 512,
+                    random.below(sectors) as usize * 512,
+                );
                 let copy = bytes[a..(a + 512).min(good.len())].to_vec();
                 let end = (b + copy.len()).min(bytes.len());
                 bytes[b..end].copy_from_slice(&copy[..end - b]);
@@ -139,7 +162,10 @@ fn a_reader_never_serves_a_record_damaged_after_the_start() {
     let mut driver = Driver::new();
     let (disk, paths) = closed_log(&mut driver);
     let log: CommitLog<SimulatedDisk> = driver.run(open(&disk, FILE_BYTES, None)).unwrap();
-    let path = paths.iter().find(|path| path.extension().is_some_and(|extension| extension == "log")).unwrap();
+    let path = paths
+        .iter()
+        .find(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .unwrap();
     let mut bytes = disk.content(path).unwrap();
     bytes[FILE_HEADER_BYTES as usize + 20] ^= 1;
     disk.put(path, bytes);

@@ -51,7 +51,15 @@ fn torn_log(tail_bytes: usize) -> TornLog {
         assert_eq!(bytes.len(), end);
         (path, bytes, synced_end, ends, 9)
     });
-    TornLog { driver, disk, path, bytes, synced_end, ends, last_synced }
+    TornLog {
+        driver,
+        disk,
+        path,
+        bytes,
+        synced_end,
+        ends,
+        last_synced,
+    }
 }
 
 impl TornLog {
@@ -62,7 +70,12 @@ impl TornLog {
 
     /// Opens the file cut to `whole` good bytes followed by something else; checks the last entry.
     fn check(&mut self, bytes: Vec<u8>, whole: usize, what: &str) {
-        let last = self.ends.iter().take_while(|(end, _)| *end <= whole).last().map_or(self.last_synced, |(_, i)| *i);
+        let last = self
+            .ends
+            .iter()
+            .take_while(|(end, _)| *end <= whole)
+            .last()
+            .map_or(self.last_synced, |(_, i)| *i);
         let log = self.open_with(bytes).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(log.last().map(|id| id.index), Some(last), "{what}");
         assert_eq!(log.flushed(), log.last());
@@ -123,7 +136,13 @@ fn the_torn_tail_is_gone_for_good() {
     let lost_at = torn.synced_end + 3000;
     let mut bytes = torn.bytes.clone();
     bytes[lost_at..lost_at + SECTOR].fill(0);
-    let whole: u64 = torn.ends.iter().take_while(|(end, _)| *end <= lost_at).last().unwrap().1;
+    let whole: u64 = torn
+        .ends
+        .iter()
+        .take_while(|(end, _)| *end <= lost_at)
+        .last()
+        .unwrap()
+        .1;
     let log = torn.open_with(bytes).unwrap();
     assert_eq!(log.last(), Some(LogId::new(2, whole)));
     drop(log);
@@ -142,11 +161,17 @@ fn a_synced_record_that_is_unreadable_is_damage_and_nothing_is_cut() {
         let mut bytes = torn.bytes.clone();
         bytes[at] ^= 1;
         match torn.open_with(bytes.clone()) {
-            Err(OpenError::Damaged { log_index: Some(index), .. }) => assert!(index <= torn.last_synced),
+            Err(OpenError::Damaged {
+                log_index: Some(index), ..
+            }) => assert!(index <= torn.last_synced),
             Err(other) => panic!("byte {at}: {other}"),
             Ok(_) => panic!("byte {at} was not missed"),
         }
-        assert_eq!(torn.disk.content(&torn.path).unwrap(), bytes, "byte {at}: the file is as it was");
+        assert_eq!(
+            torn.disk.content(&torn.path).unwrap(),
+            bytes,
+            "byte {at}: the file is as it was"
+        );
     }
 }
 
@@ -157,7 +182,10 @@ fn an_entry_known_from_elsewhere_to_be_on_disk_is_not_cut() {
     let bytes = torn.bytes[..cut - 1].to_vec();
     torn.disk.put(&torn.path, bytes.clone());
     let known = Some(LogId::new(2, index));
-    assert!(matches!(torn.driver.run(open(&torn.disk, FILE_BYTES, known)), Err(OpenError::Damaged { .. })));
+    assert!(matches!(
+        torn.driver.run(open(&torn.disk, FILE_BYTES, known)),
+        Err(OpenError::Damaged { .. })
+    ));
     let known = Some(LogId::new(2, index - 1));
     torn.disk.put(&torn.path, bytes);
     let log = torn.driver.run(open(&torn.disk, FILE_BYTES, known)).unwrap();

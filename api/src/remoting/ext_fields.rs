@@ -81,6 +81,11 @@ impl ExtFields {
 
     /// Adds a field.
     pub fn push(&mut self, key: &str, value: impl FieldValue) {
+        if self.entries.is_empty() {
+            // Room for an ordinary response, so that it does not grow step by step.
+            self.text.reserve(192);
+            self.entries.reserve(8);
+        }
         let key_start = self.text.len();
         self.text.push_str(key);
         let value_start = self.text.len();

@@ -15,7 +15,12 @@ use super::language;
 use crate::limits::{EXT_FIELDS_MAX, HEADER_DEPTH_MAX};
 
 pub(super) fn encode(command: &RemotingCommand, out: &mut BytesMut) {
-    out.reserve(160 + command.remark.as_ref().map_or(0, String::len));
+    let fields: usize = command
+        .fields
+        .iter()
+        .map(|(key, value)| key.len() + value.len() + 6)
+        .sum();
+    out.reserve(160 + fields + command.remark.as_ref().map_or(0, String::len));
     out.put_slice(b"{\"code\":");
     put_number(out, command.code);
     if !command.fields.is_empty() {
@@ -52,28 +57,31 @@ fn put_number(out: &mut BytesMut, value: i32) {
 fn put_text(out: &mut BytesMut, text: &str) {
     out.put_u8(b'"');
     let bytes = text.as_bytes();
-    let mut written = 0;
-    for (at, byte) in bytes.iter().enumerate() {
-        if *byte >= 0x20 && *byte != b'"' && *byte != b'\\' {
-            continue;
-        }
-        out.put_slice(&bytes[written..at]);
-        written = at + 1;
+    let plain = |byte: &u8| *byte >= 0x20 && *byte != b'"' && *byte != b'\\';
+    if bytes.iter().all(plain) {
+        out.put_slice(bytes);
+    } else {
+        put_escaped(out, bytes);
+    }
+    out.put_u8(b'"');
+}
+
+fn put_escaped(out: &mut BytesMut, bytes: &[u8]) {
+    for byte in bytes {
         match byte {
             b'"' => out.put_slice(b"\\\""),
             b'\\' => out.put_slice(b"\\\\"),
             b'\n' => out.put_slice(b"\\n"),
             b'\r' => out.put_slice(b"\\r"),
             b'\t' => out.put_slice(b"\\t"),
-            control => {
+            control if *control < 0x20 => {
                 out.put_slice(b"\\u00");
                 out.put_u8(HEX[usize::from(control >> 4)]);
                 out.put_u8(HEX[usize::from(control & 15)]);
             }
+            other => out.put_u8(*other),
         }
     }
-    out.put_slice(&bytes[written..]);
-    out.put_u8(b'"');
 }
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -313,15 +321,18 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         let mut escaped = false;
         loop {
-            match self.bytes.get(self.at) {
-                None => return self.error(),
-                Some(b'"') => break,
-                Some(b'\\') => {
-                    escaped = true;
-                    self.at += 2;
-                }
-                Some(_) => self.at += 1,
+            let rest = self.bytes.get(self.at..).unwrap_or_default();
+            let Some(ahead) = rest.iter().position(|byte| *byte == b'"' || *byte == b'\\') else {
+                self.at = self.bytes.len();
+                return self.error();
+            };
+            self.at += ahead;
+            if rest[ahead] == b'"' {
+                break;
             }
+            // The escaped byte is passed over unseen: it may be a quote.
+            escaped = true;
+            self.at += 2;
         }
         let token = Token {
             text: &self.text[start..self.at],

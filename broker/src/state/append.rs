@@ -34,7 +34,10 @@ pub struct KeyHashes {
 impl KeyHashes {
     /// No key.
     pub const fn none() -> Self {
-        Self { count: 0, hashes: [0; KEYS_PER_MESSAGE_MAX] }
+        Self {
+            count: 0,
+            hashes: [0; KEYS_PER_MESSAGE_MAX],
+        }
     }
 
     /// The unique key, then each blank-separated token of the KEYS property.
@@ -160,12 +163,24 @@ impl<'a> Append<'a> {
         if !(STORED_MESSAGE_BYTES_MIN..=STORED_MESSAGE_BYTES_MAX).contains(&message.len()) || store_time < 0 {
             return Err(Malformed);
         }
-        Ok(Self { topic, queue, generation, tag_hash, store_time, message, key_bytes })
+        Ok(Self {
+            topic,
+            queue,
+            generation,
+            tag_hash,
+            store_time,
+            message,
+            key_bytes,
+        })
     }
 
     /// Hashes of the message's keys.
     pub fn keys(&self) -> impl Iterator<Item = u64> + 'a {
-        self.key_bytes.as_chunks::<8>().0.iter().map(|chunk| u64::from_be_bytes(*chunk))
+        self.key_bytes
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|chunk| u64::from_be_bytes(*chunk))
     }
 }
 
@@ -211,7 +226,11 @@ mod tests {
         assert_eq!((append.topic, append.queue, append.tag_hash), ("T", 3, -2));
         assert_eq!(append.store_time, 1_700_000_000_001);
         let expected = [key_hash("T", "id1"), key_hash("T", "k1"), key_hash("T", "k2")];
-        assert_eq!(append.keys().collect::<Vec<_>>(), expected, "blanks and repetitions are left out");
+        assert_eq!(
+            append.keys().collect::<Vec<_>>(),
+            expected,
+            "blanks and repetitions are left out"
+        );
         assert_eq!(message_of(&frame).unwrap(), vec![5; 100]);
     }
 
@@ -227,7 +246,10 @@ mod tests {
     #[test]
     fn keys_over_the_limit_are_not_indexed() {
         let many: String = (0..100).map(|n| format!("k{n} ")).collect();
-        assert_eq!(KeyHashes::of("T", None, Some(&many)).as_slice().len(), KEYS_PER_MESSAGE_MAX);
+        assert_eq!(
+            KeyHashes::of("T", None, Some(&many)).as_slice().len(),
+            KEYS_PER_MESSAGE_MAX
+        );
     }
 
     #[test]

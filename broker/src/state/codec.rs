@@ -225,7 +225,11 @@ impl<'a> Decoder<'a> {
 
     /// The inverse of [`Encoder::optional_text`].
     pub fn optional_text(&mut self, bytes_max: usize) -> Result<Option<String>, Malformed> {
-        if self.bool()? { self.text(bytes_max).map(Some) } else { Ok(None) }
+        if self.bool()? {
+            self.text(bytes_max).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// At most `elements_max` elements, each by `each`.
@@ -247,7 +251,9 @@ impl<'a> Decoder<'a> {
 
     /// The inverse of [`Encoder::attributes`]. Names must ascend, so that equal maps have equal bytes.
     pub fn attributes(&mut self) -> Result<BTreeMap<String, String>, Malformed> {
-        let pairs = self.list(ATTRIBUTES_MAX, |decoder| Ok((decoder.name()?, decoder.text(TEXT_BYTES_MAX)?)))?;
+        let pairs = self.list(ATTRIBUTES_MAX, |decoder| {
+            Ok((decoder.name()?, decoder.text(TEXT_BYTES_MAX)?))
+        })?;
         if pairs.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
             return Err(Malformed);
         }
@@ -264,7 +270,12 @@ mod tests {
         let attributes = BTreeMap::from([("a".to_owned(), "1".to_owned()), ("b".to_owned(), String::new())]);
         let mut encoder = Encoder::new();
         encoder.u8(7).bool(true).u32(8).i32(-9).u64(u64::MAX).i64(i64::MIN);
-        encoder.optional_u64(None).optional_u64(Some(3)).text("name").optional_text(Some("x")).attributes(&attributes);
+        encoder
+            .optional_u64(None)
+            .optional_u64(Some(3))
+            .text("name")
+            .optional_text(Some("x"))
+            .attributes(&attributes);
         let bytes = encoder.finish();
 
         let mut decoder = Decoder::new(&bytes);

@@ -135,7 +135,11 @@ impl Command {
     pub fn encode(&self) -> Bytes {
         let mut out;
         match self {
-            Self::PutTopic { config, if_absent, now_ms } => {
+            Self::PutTopic {
+                config,
+                if_absent,
+                now_ms,
+            } => {
                 out = frame(KIND_PUT_TOPIC);
                 out.bool(*if_absent).i64(*now_ms);
                 config.encode(&mut out);
@@ -156,15 +160,27 @@ impl Command {
             Self::UpdateConsumerOffsets(updates) => {
                 out = frame(KIND_UPDATE_CONSUMER_OFFSETS);
                 out.list(updates, |out, update| {
-                    out.text(&update.group).text(&update.topic).u32(update.queue).i64(update.offset);
+                    out.text(&update.group)
+                        .text(&update.topic)
+                        .u32(update.queue)
+                        .i64(update.offset);
                 });
             }
-            Self::LockQueues { group, client_id, queues, now_ms } => {
+            Self::LockQueues {
+                group,
+                client_id,
+                queues,
+                now_ms,
+            } => {
                 out = frame(KIND_LOCK_QUEUES);
                 out.text(group).text(client_id).i64(*now_ms);
                 encode_queues(queues, &mut out);
             }
-            Self::UnlockQueues { group, client_id, queues } => {
+            Self::UnlockQueues {
+                group,
+                client_id,
+                queues,
+            } => {
                 out = frame(KIND_UNLOCK_QUEUES);
                 out.text(group).text(client_id);
                 encode_queues(queues, &mut out);
@@ -173,7 +189,11 @@ impl Command {
                 out = frame(KIND_JOIN);
                 join.encode(&mut out);
             }
-            Self::Leave { client_id, node, groups } => {
+            Self::Leave {
+                client_id,
+                node,
+                groups,
+            } => {
                 out = frame(KIND_LEAVE);
                 out.text(client_id).text(node);
                 encode_names(groups, &mut out);
@@ -217,9 +237,10 @@ impl Command {
                 if_absent: from.bool()?,
                 config: SubscriptionGroupConfig::decode(&mut from)?,
             },
-            KIND_DELETE_SUBSCRIPTION_GROUP => {
-                Self::DeleteSubscriptionGroup { group: from.name()?, clean_offsets: from.bool()? }
-            }
+            KIND_DELETE_SUBSCRIPTION_GROUP => Self::DeleteSubscriptionGroup {
+                group: from.name()?,
+                clean_offsets: from.bool()?,
+            },
             KIND_UPDATE_CONSUMER_OFFSETS => {
                 Self::UpdateConsumerOffsets(from.list(OFFSETS_PER_COMMAND_MAX, |from| {
                     Ok(OffsetUpdate {
@@ -251,7 +272,10 @@ impl Command {
                 node: from.name()?,
                 keep: from.list(CLIENTS_PER_COMMAND_MAX, Decoder::name)?,
             },
-            KIND_EXPIRE => Self::Expire { node: from.name()?, now_ms: from.i64()? },
+            KIND_EXPIRE => Self::Expire {
+                node: from.name()?,
+                now_ms: from.i64()?,
+            },
             KIND_TRIM => Self::Trim { log_index: from.u64()? },
             KIND_DIGEST_POINT => Self::DigestPoint { nonce: from.u64()? },
             _ => return Err(Malformed),

@@ -17,10 +17,20 @@ fn every_command() -> Vec<Command> {
     group.retry_policy = Some(r#"{"type":"CUSTOMIZED"}"#.to_owned());
     let queues = vec![("T".to_owned(), 0), ("T".to_owned(), 7)];
     vec![
-        Command::PutTopic { config, if_absent: true, now_ms: 17 },
+        Command::PutTopic {
+            config,
+            if_absent: true,
+            now_ms: 17,
+        },
         Command::DeleteTopic { topic: "T".to_owned() },
-        Command::PutSubscriptionGroup { config: group, if_absent: false },
-        Command::DeleteSubscriptionGroup { group: "CG".to_owned(), clean_offsets: true },
+        Command::PutSubscriptionGroup {
+            config: group,
+            if_absent: false,
+        },
+        Command::DeleteSubscriptionGroup {
+            group: "CG".to_owned(),
+            clean_offsets: true,
+        },
         Command::UpdateConsumerOffsets(vec![OffsetUpdate {
             group: "CG".to_owned(),
             topic: "T".to_owned(),
@@ -33,11 +43,25 @@ fn every_command() -> Vec<Command> {
             queues: queues.clone(),
             now_ms: 18,
         },
-        Command::UnlockQueues { group: "CG".to_owned(), client_id: "c1".to_owned(), queues },
+        Command::UnlockQueues {
+            group: "CG".to_owned(),
+            client_id: "c1".to_owned(),
+            queues,
+        },
         Command::Join(join()),
-        Command::Leave { client_id: "c1".to_owned(), node: "n1".to_owned(), groups: vec!["CG".to_owned()] },
-        Command::LeaveNode { node: "n1".to_owned(), keep: vec!["c2".to_owned()] },
-        Command::Expire { node: "n1".to_owned(), now_ms: 19 },
+        Command::Leave {
+            client_id: "c1".to_owned(),
+            node: "n1".to_owned(),
+            groups: vec!["CG".to_owned()],
+        },
+        Command::LeaveNode {
+            node: "n1".to_owned(),
+            keep: vec!["c2".to_owned()],
+        },
+        Command::Expire {
+            node: "n1".to_owned(),
+            now_ms: 19,
+        },
         Command::Trim { log_index: 20 },
         Command::DigestPoint { nonce: 21 },
     ]
@@ -50,15 +74,27 @@ fn join() -> Join {
         expression: "A || B".to_owned(),
         version: 5,
     };
-    let shape = GroupShape { consume_type: 1, message_model: 1, consume_from_where: 0 };
+    let shape = GroupShape {
+        consume_type: 1,
+        message_model: 1,
+        consume_from_where: 0,
+    };
     Join {
         client_id: "c1".to_owned(),
         node: "n1".to_owned(),
         language: 0,
         version: 479,
         groups: vec![
-            JoinGroup { group: "CG".to_owned(), shape, subscriptions: Some(vec![subscription]) },
-            JoinGroup { group: "CG2".to_owned(), shape, subscriptions: None },
+            JoinGroup {
+                group: "CG".to_owned(),
+                shape,
+                subscriptions: Some(vec![subscription]),
+            },
+            JoinGroup {
+                group: "CG2".to_owned(),
+                shape,
+                subscriptions: None,
+            },
         ],
         producer_groups: vec!["PG".to_owned()],
         now_ms: 22,
@@ -77,10 +113,18 @@ fn every_cut_and_every_extension_is_refused() {
     for command in every_command() {
         let mut bytes = command.encode().to_vec();
         for end in 0..bytes.len() {
-            assert_eq!(Command::decode(&bytes[..end]), Err(Malformed), "{command:?} cut at {end}");
+            assert_eq!(
+                Command::decode(&bytes[..end]),
+                Err(Malformed),
+                "{command:?} cut at {end}"
+            );
         }
         bytes.push(0);
-        assert_eq!(Command::decode(&bytes), Err(Malformed), "{command:?} with one byte more");
+        assert_eq!(
+            Command::decode(&bytes),
+            Err(Malformed),
+            "{command:?} with one byte more"
+        );
     }
 }
 
@@ -88,16 +132,32 @@ fn every_cut_and_every_extension_is_refused() {
 fn the_bytes_of_commands_do_not_change() {
     let bytes = |command: Command| command.encode().to_vec();
     assert_eq!(bytes(Command::Trim { log_index: 20 }), [13, 1, 0, 0, 0, 0, 0, 0, 0, 20]);
-    assert_eq!(bytes(Command::DeleteTopic { topic: "T".to_owned() }), [3, 1, 0, 1, b'T']);
+    assert_eq!(
+        bytes(Command::DeleteTopic { topic: "T".to_owned() }),
+        [3, 1, 0, 1, b'T']
+    );
     let config = TopicConfig::new("T", 8);
     assert_eq!(
-        bytes(Command::PutTopic { config, if_absent: true, now_ms: 1 }),
-        [2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, b'T', 0, 0, 0, 8, 6, 1, 0, 0, 0, 0, 0, 0, 0]
+        bytes(Command::PutTopic {
+            config,
+            if_absent: true,
+            now_ms: 1
+        }),
+        [
+            2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, b'T', 0, 0, 0, 8, 6, 1, 0, 0, 0, 0, 0, 0, 0
+        ]
     );
-    let offsets = vec![OffsetUpdate { group: "G".to_owned(), topic: "T".to_owned(), queue: 2, offset: 258 }];
+    let offsets = vec![OffsetUpdate {
+        group: "G".to_owned(),
+        topic: "T".to_owned(),
+        queue: 2,
+        offset: 258,
+    }];
     assert_eq!(
         bytes(Command::UpdateConsumerOffsets(offsets)),
-        [6, 1, 0, 0, 0, 1, 0, 1, b'G', 0, 1, b'T', 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 1, 2]
+        [
+            6, 1, 0, 0, 0, 1, 0, 1, b'G', 0, 1, b'T', 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 1, 2
+        ]
     );
 }
 

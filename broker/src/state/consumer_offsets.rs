@@ -32,7 +32,11 @@ impl ConsumerOffsets {
 
     /// Groups with an offset in `topic`.
     pub fn groups_of_topic(&self, topic: &str) -> Vec<String> {
-        self.groups.iter().filter(|(_, topics)| topics.contains_key(topic)).map(|(group, _)| group.clone()).collect()
+        self.groups
+            .iter()
+            .filter(|(_, topics)| topics.contains_key(topic))
+            .map(|(group, _)| group.clone())
+            .collect()
     }
 
     /// Stores one offset; false if that would be one more than the limit.
@@ -54,7 +58,11 @@ impl ConsumerOffsets {
                 topics.entry(topic.to_owned()).or_default().insert(queue, offset);
             }
         }
-        let key = Key::new(records::CONSUMER_OFFSET).name(group).name(topic).u32(queue).finish();
+        let key = Key::new(records::CONSUMER_OFFSET)
+            .name(group)
+            .name(topic)
+            .u32(queue)
+            .finish();
         effects.put(key, offset.to_be_bytes().to_vec());
         true
     }
@@ -87,7 +95,12 @@ impl ConsumerOffsets {
         let offset = from.i64()?;
         from.finish()?;
         self.count += 1;
-        self.groups.entry(group).or_default().entry(topic).or_default().insert(queue, offset);
+        self.groups
+            .entry(group)
+            .or_default()
+            .entry(topic)
+            .or_default()
+            .insert(queue, offset);
         Ok(())
     }
 }

@@ -54,7 +54,10 @@ impl Member {
 
     fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::starting(&[RECORD_VERSION]);
-        out.text(&self.node).u8(self.language).i32(self.version).i64(self.since_ms);
+        out.text(&self.node)
+            .u8(self.language)
+            .i32(self.version)
+            .i64(self.since_ms);
         out.finish()
     }
 
@@ -142,7 +145,10 @@ pub struct Join {
 
 impl Join {
     pub(super) fn encode(&self, out: &mut Encoder) {
-        out.text(&self.client_id).text(&self.node).u8(self.language).i32(self.version);
+        out.text(&self.client_id)
+            .text(&self.node)
+            .u8(self.language)
+            .i32(self.version);
         out.list(&self.groups, |out, group| {
             out.text(&group.group);
             encode_shape(group.shape, out);
@@ -227,12 +233,21 @@ impl Coordinator {
             None => true,
             Some(existing) => {
                 existing.shape != group.shape
-                    || !existing.members.get(&join.client_id).is_some_and(|member| member.is_as(join))
-                    || group.subscriptions.as_ref().is_some_and(|wanted| subscriptions_differ(existing, wanted))
+                    || !existing
+                        .members
+                        .get(&join.client_id)
+                        .is_some_and(|member| member.is_as(join))
+                    || group
+                        .subscriptions
+                        .as_ref()
+                        .is_some_and(|wanted| subscriptions_differ(existing, wanted))
             }
         }) || join.producer_groups.iter().any(|group| {
-            let member = self.producers.get(group).and_then(|members| members.get(&join.client_id));
-            !member.is_some_and(|member| member.is_as(join))
+            let member = self
+                .producers
+                .get(group)
+                .and_then(|members| members.get(&join.client_id));
+            member.is_none_or(|member| !member.is_as(join))
         })
     }
 
@@ -246,13 +261,19 @@ impl Coordinator {
                 group.shape = wanted.shape;
                 let mut out = Encoder::starting(&[RECORD_VERSION]);
                 encode_shape(group.shape, &mut out);
-                effects.put(Key::new(records::CONSUMER_GROUP).name(&wanted.group).finish(), out.finish());
+                effects.put(
+                    Key::new(records::CONSUMER_GROUP).name(&wanted.group).finish(),
+                    out.finish(),
+                );
             }
             let member = group.members.get(&join.client_id);
-            let mut rebalance = !member.is_some_and(|member| member.node == join.node);
-            if !member.is_some_and(|member| member.is_as(join)) {
+            let mut rebalance = member.is_none_or(|member| member.node != join.node);
+            if member.is_none_or(|member| !member.is_as(join)) {
                 let member = Member::of(join);
-                effects.put(member_key(records::CONSUMER, &wanted.group, &join.client_id), member.encode());
+                effects.put(
+                    member_key(records::CONSUMER, &wanted.group, &join.client_id),
+                    member.encode(),
+                );
                 group.members.insert(join.client_id.clone(), member);
             }
             if let Some(subscriptions) = &wanted.subscriptions {
@@ -278,13 +299,29 @@ impl Coordinator {
         let full = |members: &BTreeMap<String, Member>| {
             members.len() >= MEMBERS_PER_GROUP_MAX && !members.contains_key(&join.client_id)
         };
-        if join.groups.iter().filter_map(|group| self.consumers.get(&group.group)).any(|group| full(&group.members))
-            || join.producer_groups.iter().filter_map(|group| self.producers.get(group)).any(full)
+        if join
+            .groups
+            .iter()
+            .filter_map(|group| self.consumers.get(&group.group))
+            .any(|group| full(&group.members))
+            || join
+                .producer_groups
+                .iter()
+                .filter_map(|group| self.producers.get(group))
+                .any(full)
         {
             return Err(Refusal::LimitReached("members of a group"));
         }
-        let new_consumers = join.groups.iter().filter(|group| !self.consumers.contains_key(&group.group)).count();
-        let new_producers = join.producer_groups.iter().filter(|group| !self.producers.contains_key(*group)).count();
+        let new_consumers = join
+            .groups
+            .iter()
+            .filter(|group| !self.consumers.contains_key(&group.group))
+            .count();
+        let new_producers = join
+            .producer_groups
+            .iter()
+            .filter(|group| !self.producers.contains_key(*group))
+            .count();
         if self.consumers.len() + self.producers.len() + new_consumers + new_producers > ACTIVE_GROUPS_MAX {
             return Err(Refusal::LimitReached("active groups"));
         }
@@ -368,7 +405,11 @@ impl Coordinator {
         let (group, client_id) = (name_in_key(&mut key)?, name_in_key(&mut key)?);
         key.finish()?;
         let member = Member::decode(client_id.clone(), value)?;
-        self.consumers.get_mut(&group).ok_or(Malformed)?.members.insert(client_id, member);
+        self.consumers
+            .get_mut(&group)
+            .ok_or(Malformed)?
+            .members
+            .insert(client_id, member);
         Ok(())
     }
 
@@ -381,7 +422,11 @@ impl Coordinator {
         }
         let subscription = decode_subscription(topic.clone(), &mut from)?;
         from.finish()?;
-        self.consumers.get_mut(&group).ok_or(Malformed)?.subscriptions.insert(topic, subscription);
+        self.consumers
+            .get_mut(&group)
+            .ok_or(Malformed)?
+            .subscriptions
+            .insert(topic, subscription);
         Ok(())
     }
 
@@ -399,7 +444,11 @@ fn subscriptions_differ(group: &ConsumerGroup, wanted: &[Subscription]) -> bool 
         None => true,
         Some(existing) => wanted.version > existing.version,
     };
-    wanted.iter().any(newer) || group.subscriptions.keys().any(|topic| !wanted.iter().any(|w| w.topic == *topic))
+    wanted.iter().any(newer)
+        || group
+            .subscriptions
+            .keys()
+            .any(|topic| !wanted.iter().any(|w| w.topic == *topic))
 }
 
 /// True if a topic was added or removed.
@@ -433,15 +482,23 @@ fn member_key(prefix: u8, group: &str, client_id: &str) -> Vec<u8> {
 }
 
 fn encode_shape(shape: GroupShape, out: &mut Encoder) {
-    out.u8(shape.consume_type).u8(shape.message_model).u8(shape.consume_from_where);
+    out.u8(shape.consume_type)
+        .u8(shape.message_model)
+        .u8(shape.consume_from_where);
 }
 
 fn decode_shape(from: &mut Decoder<'_>) -> Result<GroupShape, Malformed> {
-    Ok(GroupShape { consume_type: from.u8()?, message_model: from.u8()?, consume_from_where: from.u8()? })
+    Ok(GroupShape {
+        consume_type: from.u8()?,
+        message_model: from.u8()?,
+        consume_from_where: from.u8()?,
+    })
 }
 
 fn encode_subscription(subscription: &Subscription, out: &mut Encoder) {
-    out.text(&subscription.expression_type).text(&subscription.expression).i64(subscription.version);
+    out.text(&subscription.expression_type)
+        .text(&subscription.expression)
+        .i64(subscription.version);
 }
 
 fn decode_subscription(topic: String, from: &mut Decoder<'_>) -> Result<Subscription, Malformed> {

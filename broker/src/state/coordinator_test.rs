@@ -21,7 +21,11 @@ fn join(client: &str, node: &str, subscriptions: &[Subscription]) -> Join {
         version: 479,
         groups: vec![JoinGroup {
             group: "CG".to_owned(),
-            shape: GroupShape { consume_type: 1, message_model: 1, consume_from_where: 0 },
+            shape: GroupShape {
+                consume_type: 1,
+                message_model: 1,
+                consume_from_where: 0,
+            },
             subscriptions: Some(subscriptions.to_vec()),
         }],
         producer_groups: vec!["PG".to_owned()],
@@ -39,16 +43,25 @@ fn joined(bench: &mut Bench, join: &Join) -> bool {
 fn members(bench: &Bench) -> Vec<(String, String)> {
     let group = bench.state.coordinator.consumer_group("CG");
     let members = group.into_iter().flat_map(|group| group.members.values());
-    members.map(|member| (member.client_id.clone(), member.node.clone())).collect()
+    members
+        .map(|member| (member.client_id.clone(), member.node.clone()))
+        .collect()
 }
 
 fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
-    expected.iter().map(|(client, node)| ((*client).to_owned(), (*node).to_owned())).collect()
+    expected
+        .iter()
+        .map(|(client, node)| ((*client).to_owned(), (*node).to_owned()))
+        .collect()
 }
 
 fn leave(client: &str, node: &str, groups: &[&str]) -> Command {
     let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-    Command::Leave { client_id: client.to_owned(), node: node.to_owned(), groups }
+    Command::Leave {
+        client_id: client.to_owned(),
+        node: node.to_owned(),
+        groups,
+    }
 }
 
 #[test]
@@ -58,7 +71,10 @@ fn the_first_heartbeat_changes_and_the_next_does_not() {
     assert!(bench.state.would_change(&heartbeat));
     assert!(joined(&mut bench, &heartbeat));
     assert!(bench.effects.memberships.contains("CG"));
-    assert!(bench.state.subscription_groups.get("CG").is_some(), "created with the defaults");
+    assert!(
+        bench.state.subscription_groups.get("CG").is_some(),
+        "created with the defaults"
+    );
     heartbeat.now_ms = 90_000;
     assert!(!bench.state.would_change(&heartbeat));
     assert!(!joined(&mut bench, &heartbeat));
@@ -72,10 +88,17 @@ fn a_client_on_another_node_is_the_same_member() {
     joined(&mut bench, &join("c1", "n1", &[]));
     let moved = join("c1", "n2", &[]);
     assert!(bench.state.would_change(&moved));
-    assert!(joined(&mut bench, &moved), "its new connection has to be told to rebalance");
+    assert!(
+        joined(&mut bench, &moved),
+        "its new connection has to be told to rebalance"
+    );
     assert_eq!(members(&bench), pairs(&[("c1", "n2")]));
     bench.apply(leave("c1", "n1", &[]));
-    assert_eq!(members(&bench), pairs(&[("c1", "n2")]), "the old node's late farewell removes nobody");
+    assert_eq!(
+        members(&bench),
+        pairs(&[("c1", "n2")]),
+        "the old node's late farewell removes nobody"
+    );
     bench.check_records();
 }
 
@@ -87,7 +110,10 @@ fn a_new_version_alone_is_recorded_without_a_rebalance() {
     upgraded.version = 500;
     assert!(bench.state.would_change(&upgraded));
     assert!(!joined(&mut bench, &upgraded));
-    assert_eq!(bench.state.coordinator.consumer_group("CG").unwrap().members["c1"].version, 500);
+    assert_eq!(
+        bench.state.coordinator.consumer_group("CG").unwrap().members["c1"].version,
+        500
+    );
     bench.check_records();
 }
 
@@ -95,7 +121,11 @@ fn a_new_version_alone_is_recorded_without_a_rebalance() {
 fn a_greater_version_replaces_a_subscription() {
     let mut bench = Bench::default();
     joined(&mut bench, &join("c1", "n1", &[subscription("T", "A", 10)]));
-    let expression = |bench: &Bench| bench.state.coordinator.consumer_group("CG").unwrap().subscriptions["T"].expression.clone();
+    let expression = |bench: &Bench| {
+        bench.state.coordinator.consumer_group("CG").unwrap().subscriptions["T"]
+            .expression
+            .clone()
+    };
     let older = join("c1", "n1", &[subscription("T", "B", 9)]);
     assert!(!bench.state.would_change(&older));
     assert!(!joined(&mut bench, &older));
@@ -111,9 +141,20 @@ fn a_greater_version_replaces_a_subscription() {
 fn added_and_removed_topics_cause_a_rebalance() {
     let mut bench = Bench::default();
     joined(&mut bench, &join("c1", "n1", &[subscription("T", "*", 1)]));
-    assert!(joined(&mut bench, &join("c1", "n1", &[subscription("T", "*", 1), subscription("U", "*", 1)])));
+    assert!(joined(
+        &mut bench,
+        &join("c1", "n1", &[subscription("T", "*", 1), subscription("U", "*", 1)])
+    ));
     assert!(joined(&mut bench, &join("c1", "n1", &[subscription("U", "*", 1)])));
-    let topics: Vec<_> = bench.state.coordinator.consumer_group("CG").unwrap().subscriptions.keys().cloned().collect();
+    let topics: Vec<_> = bench
+        .state
+        .coordinator
+        .consumer_group("CG")
+        .unwrap()
+        .subscriptions
+        .keys()
+        .cloned()
+        .collect();
     assert_eq!(topics, ["U"]);
     bench.check_records();
 }
@@ -126,7 +167,16 @@ fn a_heartbeat_without_subscriptions_leaves_them_alone() {
     short.groups[0].subscriptions = None;
     assert!(!bench.state.would_change(&short));
     joined(&mut bench, &short);
-    assert_eq!(bench.state.coordinator.consumer_group("CG").unwrap().subscriptions.len(), 1);
+    assert_eq!(
+        bench
+            .state
+            .coordinator
+            .consumer_group("CG")
+            .unwrap()
+            .subscriptions
+            .len(),
+        1
+    );
 }
 
 #[test]
@@ -153,7 +203,10 @@ fn a_restarted_node_keeps_the_clients_it_knows() {
     for (client, node) in [("c1", "n1"), ("c2", "n1"), ("c3", "n2"), ("c4", "n1")] {
         joined(&mut bench, &join(client, node, &[]));
     }
-    bench.apply(Command::LeaveNode { node: "n1".to_owned(), keep: vec!["c4".to_owned(), "c1".to_owned()] });
+    bench.apply(Command::LeaveNode {
+        node: "n1".to_owned(),
+        keep: vec!["c4".to_owned(), "c1".to_owned()],
+    });
     assert_eq!(members(&bench), pairs(&[("c1", "n1"), ("c3", "n2"), ("c4", "n1")]));
     assert_eq!(bench.state.coordinator.nodes(), ["n1", "n2"]);
     bench.check_records();

@@ -73,11 +73,16 @@ impl Locks {
         let mut held = Vec::with_capacity(queues.len());
         for queue in queues {
             let lock = match locks.get(&queue) {
-                Some(lock) if lock.client_id == client_id => {
-                    Lock { renewed_ms: lock.renewed_ms.max(now_ms), ..lock.clone() }
-                }
+                Some(lock) if lock.client_id == client_id => Lock {
+                    renewed_ms: lock.renewed_ms.max(now_ms),
+                    ..lock.clone()
+                },
                 Some(lock) if !lock.is_expired(now_ms) => continue,
-                Some(_) | None => Lock { client_id: client_id.to_owned(), fence: log_index, renewed_ms: now_ms },
+                Some(_) | None => Lock {
+                    client_id: client_id.to_owned(),
+                    fence: log_index,
+                    renewed_ms: now_ms,
+                },
             };
             effects.put(key(group, &queue), lock.encode());
             self.count += usize::from(locks.insert(queue.clone(), lock).is_none());
@@ -91,7 +96,9 @@ impl Locks {
 
     /// Frees those of `queues` that the client holds.
     pub(super) fn unlock(&mut self, group: &str, client_id: &str, queues: &[(String, u32)], effects: &mut Effects) {
-        let Some(locks) = self.groups.get_mut(group) else { return };
+        let Some(locks) = self.groups.get_mut(group) else {
+            return;
+        };
         for queue in queues {
             if locks.get(queue).is_some_and(|lock| lock.client_id == client_id) {
                 locks.remove(queue);
@@ -143,7 +150,11 @@ impl Locks {
         if from.u8()? != RECORD_VERSION {
             return Err(Malformed);
         }
-        let lock = Lock { client_id: from.text(NAME_BYTES_MAX)?, fence: from.u64()?, renewed_ms: from.i64()? };
+        let lock = Lock {
+            client_id: from.text(NAME_BYTES_MAX)?,
+            fence: from.u64()?,
+            renewed_ms: from.i64()?,
+        };
         from.finish()?;
         self.count += 1;
         self.groups.entry(group).or_default().insert((topic, queue), lock);

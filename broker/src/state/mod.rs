@@ -83,9 +83,15 @@ impl State {
         effects: &mut Effects,
     ) -> Result<Reply, E> {
         Ok(match command {
-            Command::PutTopic { config, if_absent, now_ms } => {
+            Command::PutTopic {
+                config,
+                if_absent,
+                now_ms,
+            } => {
                 let before = self.next_topic_id;
-                let reply = self.topics.put(config, if_absent, now_ms, &mut self.next_topic_id, effects);
+                let reply = self
+                    .topics
+                    .put(config, if_absent, now_ms, &mut self.next_topic_id, effects);
                 if self.next_topic_id != before {
                     self.record_counters(effects);
                 }
@@ -114,15 +120,26 @@ impl State {
                 reply
             }
             Command::UpdateConsumerOffsets(updates) => self.update_consumer_offsets(&updates, effects),
-            Command::LockQueues { group, client_id, queues, now_ms } => {
-                self.locks.lock(&group, &client_id, queues, now_ms, log_index, effects)
-            }
-            Command::UnlockQueues { group, client_id, queues } => {
+            Command::LockQueues {
+                group,
+                client_id,
+                queues,
+                now_ms,
+            } => self.locks.lock(&group, &client_id, queues, now_ms, log_index, effects),
+            Command::UnlockQueues {
+                group,
+                client_id,
+                queues,
+            } => {
                 self.locks.unlock(&group, &client_id, &queues, effects);
                 Reply::Done
             }
             Command::Join(join) => self.join(&join, effects),
-            Command::Leave { client_id, node, groups } => {
+            Command::Leave {
+                client_id,
+                node,
+                groups,
+            } => {
                 self.coordinator.leave(&client_id, &node, &groups, effects);
                 Reply::Done
             }
@@ -169,11 +186,18 @@ impl State {
     /// True if applying the heartbeat would change anything.
     pub fn would_change(&self, join: &Join) -> bool {
         self.coordinator.would_change(join)
-            || join.groups.iter().any(|group| self.subscription_groups.get(&group.group).is_none())
+            || join
+                .groups
+                .iter()
+                .any(|group| self.subscription_groups.get(&group.group).is_none())
     }
 
     fn join(&mut self, join: &Join, effects: &mut Effects) -> Reply {
-        let absent = join.groups.iter().filter(|group| self.subscription_groups.get(&group.group).is_none()).count();
+        let absent = join
+            .groups
+            .iter()
+            .filter(|group| self.subscription_groups.get(&group.group).is_none())
+            .count();
         if self.subscription_groups.is_full(absent) {
             return Reply::Refused(Refusal::LimitReached("subscription groups"));
         }
@@ -181,7 +205,8 @@ impl State {
             Err(refusal) => Reply::Refused(refusal),
             Ok(changed) => {
                 for group in &join.groups {
-                    self.subscription_groups.put(SubscriptionGroupConfig::new(&group.group), true, effects);
+                    self.subscription_groups
+                        .put(SubscriptionGroupConfig::new(&group.group), true, effects);
                 }
                 Reply::Joined { changed }
             }
@@ -197,7 +222,12 @@ impl State {
                 None => Refusal::TopicNotExist,
                 Some(topic) if update.queue >= topic.config.queues => Refusal::QueueOutOfRange,
                 Some(_) => {
-                    let OffsetUpdate { group, topic, queue, offset } = update;
+                    let OffsetUpdate {
+                        group,
+                        topic,
+                        queue,
+                        offset,
+                    } = update;
                     if self.consumer_offsets.set(group, topic, *queue, *offset, effects) {
                         stored = true;
                     }

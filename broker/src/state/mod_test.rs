@@ -25,9 +25,9 @@ impl Bench {
         let mut effects = Effects::default();
         let index = &self.index;
         let after = |queue: QueueId, offsets: Range<i64>, upto| {
-            let found = index.iter().find(|(id, batch)| {
-                *id == queue && batch.log_index > upto && offsets.contains(&batch.first_offset)
-            });
+            let found = index
+                .iter()
+                .find(|(id, batch)| *id == queue && batch.log_index > upto && offsets.contains(&batch.first_offset));
             Ok::<_, Infallible>(found.map(|(_, batch)| *batch))
         };
         let Ok(reply) = self.state.apply(command, self.log_index, after, &mut effects);
@@ -43,10 +43,20 @@ impl Bench {
         let mut replies = Vec::new();
         for ((topic, queue, store_time), slot) in messages.iter().zip(0..) {
             let (queue, store_time) = (*queue, *store_time);
-            let header = AppendHeader { topic, queue, generation: 0, tag_hash: 5, store_time, keys: KeyHashes::none() };
+            let header = AppendHeader {
+                topic,
+                queue,
+                generation: 0,
+                tag_hash: 5,
+                store_time,
+                keys: KeyHashes::none(),
+            };
             let frame = header.frame(&[0; STORED_MESSAGE_BYTES_MIN]);
             let append = Append::parse(&frame).unwrap();
-            replies.push(self.state.append(&append, self.log_index, slot, &mut cached, &mut effects));
+            replies.push(
+                self.state
+                    .append(&append, self.log_index, slot, &mut cached, &mut effects),
+            );
         }
         for batch in &effects.batches {
             let start = BatchStart {
@@ -56,7 +66,8 @@ impl Bench {
             };
             self.index.push((batch.queue, start));
             let queue = self.state.topics.queue_by_id(batch.queue).unwrap();
-            self.records.insert(Key::new(records::QUEUE).u64(batch.queue.0).finish(), queue.encode());
+            self.records
+                .insert(Key::new(records::QUEUE).u64(batch.queue.0).finish(), queue.encode());
         }
         self.carry_out(effects);
         replies
@@ -84,7 +95,10 @@ impl Bench {
         assert_eq!(loaded.consumer_offsets, self.state.consumer_offsets);
         assert_eq!(loaded.locks, self.state.locks);
         assert_eq!(loaded.coordinator, self.state.coordinator);
-        assert_eq!((loaded.trimmed, loaded.next_topic_id), (self.state.trimmed, self.state.next_topic_id));
+        assert_eq!(
+            (loaded.trimmed, loaded.next_topic_id),
+            (self.state.trimmed, self.state.next_topic_id)
+        );
         let topics = |state: &State| {
             let all = state.topics.iter().map(|topic| {
                 let queues: Vec<_> = topic.queues.iter().map(Queue::encode).collect();
@@ -97,23 +111,46 @@ impl Bench {
 
     pub fn put_topic(&mut self, name: &str, queues: u32) {
         let config = TopicConfig::new(name, queues);
-        assert_eq!(self.apply(Command::PutTopic { config, if_absent: false, now_ms: 1 }), Reply::Done);
+        assert_eq!(
+            self.apply(Command::PutTopic {
+                config,
+                if_absent: false,
+                now_ms: 1
+            }),
+            Reply::Done
+        );
     }
 
     pub fn put_group(&mut self, name: &str) {
         let config = SubscriptionGroupConfig::new(name);
-        assert_eq!(self.apply(Command::PutSubscriptionGroup { config, if_absent: true }), Reply::Done);
+        assert_eq!(
+            self.apply(Command::PutSubscriptionGroup {
+                config,
+                if_absent: true
+            }),
+            Reply::Done
+        );
     }
 }
 
 fn update(group: &str, topic: &str, queue: u32, offset: i64) -> Command {
     let (group, topic) = (group.to_owned(), topic.to_owned());
-    Command::UpdateConsumerOffsets(vec![OffsetUpdate { group, topic, queue, offset }])
+    Command::UpdateConsumerOffsets(vec![OffsetUpdate {
+        group,
+        topic,
+        queue,
+        offset,
+    }])
 }
 
 fn lock(client_id: &str, queues: &[u32], now_ms: i64) -> Command {
     let queues = queues.iter().map(|queue| ("T".to_owned(), *queue)).collect();
-    Command::LockQueues { group: "CG".to_owned(), client_id: client_id.to_owned(), queues, now_ms }
+    Command::LockQueues {
+        group: "CG".to_owned(),
+        client_id: client_id.to_owned(),
+        queues,
+        now_ms,
+    }
 }
 
 fn locked(queues: &[u32]) -> Reply {
@@ -124,13 +161,26 @@ fn locked(queues: &[u32]) -> Reply {
 fn consumer_offsets_are_stored_as_given() {
     let mut bench = Bench::default();
     bench.put_topic("T", 2);
-    assert_eq!(bench.apply(update("CG", "T", 0, 5)), Reply::Refused(Refusal::GroupNotExist));
+    assert_eq!(
+        bench.apply(update("CG", "T", 0, 5)),
+        Reply::Refused(Refusal::GroupNotExist)
+    );
     bench.put_group("CG");
-    assert_eq!(bench.apply(update("CG", "X", 0, 5)), Reply::Refused(Refusal::TopicNotExist));
-    assert_eq!(bench.apply(update("CG", "T", 2, 5)), Reply::Refused(Refusal::QueueOutOfRange));
+    assert_eq!(
+        bench.apply(update("CG", "X", 0, 5)),
+        Reply::Refused(Refusal::TopicNotExist)
+    );
+    assert_eq!(
+        bench.apply(update("CG", "T", 2, 5)),
+        Reply::Refused(Refusal::QueueOutOfRange)
+    );
     assert_eq!(bench.apply(update("CG", "T", 1, 5)), Reply::Done);
     assert_eq!(bench.state.consumer_offsets.get("CG", "T", 1), Some(5));
-    assert_eq!(bench.apply(update("CG", "T", 1, 3)), Reply::Done, "an update may go back");
+    assert_eq!(
+        bench.apply(update("CG", "T", 1, 3)),
+        Reply::Done,
+        "an update may go back"
+    );
     assert_eq!(bench.state.consumer_offsets.get("CG", "T", 1), Some(3));
     assert_eq!(bench.apply(update("CG", "T", 1, 3)), Reply::Done);
     assert!(bench.effects.records.is_empty(), "the same offset again writes nothing");
@@ -143,9 +193,20 @@ fn offsets_of_unknown_queues_are_left_out_of_a_larger_update() {
     let mut bench = Bench::default();
     bench.put_topic("T", 1);
     bench.put_group("CG");
-    let of = |queue| OffsetUpdate { group: "CG".to_owned(), topic: "T".to_owned(), queue, offset: 9 };
-    assert_eq!(bench.apply(Command::UpdateConsumerOffsets(vec![of(0), of(1)])), Reply::Done);
-    assert_eq!(bench.state.consumer_offsets.of_group("CG").collect::<Vec<_>>(), [("T", 0, 9)]);
+    let of = |queue| OffsetUpdate {
+        group: "CG".to_owned(),
+        topic: "T".to_owned(),
+        queue,
+        offset: 9,
+    };
+    assert_eq!(
+        bench.apply(Command::UpdateConsumerOffsets(vec![of(0), of(1)])),
+        Reply::Done
+    );
+    assert_eq!(
+        bench.state.consumer_offsets.of_group("CG").collect::<Vec<_>>(),
+        [("T", 0, 9)]
+    );
     bench.check_records();
 }
 
@@ -160,7 +221,10 @@ fn deleting_a_topic_forgets_its_offsets_and_locks_but_no_others() {
     bench.apply(lock("c1", &[0], 0));
     assert_eq!(bench.apply(Command::DeleteTopic { topic: "T".to_owned() }), Reply::Done);
     assert!(bench.effects.topics_changed);
-    assert_eq!(bench.state.consumer_offsets.of_group("CG").collect::<Vec<_>>(), [("TT", 0, 6)]);
+    assert_eq!(
+        bench.state.consumer_offsets.of_group("CG").collect::<Vec<_>>(),
+        [("TT", 0, 6)]
+    );
     assert_eq!(bench.state.locks, Locks::default());
     assert_eq!(
         bench.apply(Command::DeleteTopic { topic: "T".to_owned() }),
@@ -173,7 +237,11 @@ fn deleting_a_topic_forgets_its_offsets_and_locks_but_no_others() {
 fn a_lock_is_held_for_a_lease_after_its_last_renewal() {
     let mut bench = Bench::default();
     assert_eq!(bench.apply(lock("c1", &[0, 1], 1_000)), locked(&[0, 1]));
-    assert_eq!(bench.apply(lock("c2", &[1, 2], 2_000)), locked(&[2]), "only the free one");
+    assert_eq!(
+        bench.apply(lock("c2", &[1, 2], 2_000)),
+        locked(&[2]),
+        "only the free one"
+    );
     assert_eq!(bench.apply(lock("c1", &[1], 30_000)), locked(&[1]), "renewed");
     assert_eq!(bench.apply(lock("c2", &[0, 1], 1_000 + LOCK_LEASE_MS - 1)), locked(&[]));
     assert_eq!(bench.apply(lock("c2", &[0, 1], 1_000 + LOCK_LEASE_MS)), locked(&[0]));
@@ -222,7 +290,10 @@ fn expired_locks_are_swept_with_the_dead_nodes_clients() {
     let mut bench = Bench::default();
     bench.apply(lock("c1", &[0], 0));
     bench.apply(lock("c1", &[1], 1));
-    bench.apply(Command::Expire { node: "n9".to_owned(), now_ms: LOCK_LEASE_MS });
+    bench.apply(Command::Expire {
+        node: "n9".to_owned(),
+        now_ms: LOCK_LEASE_MS,
+    });
     assert!(bench.state.locks.get("CG", "T", 0).is_none());
     assert!(bench.state.locks.get("CG", "T", 1).is_some());
     bench.check_records();
@@ -235,18 +306,31 @@ fn subscription_groups_are_put_changed_and_deleted() {
     bench.put_group("CG");
     let mut config = SubscriptionGroupConfig::new("CG");
     config.retry_times_max = 3;
-    bench.apply(Command::PutSubscriptionGroup { config: config.clone(), if_absent: true });
+    bench.apply(Command::PutSubscriptionGroup {
+        config: config.clone(),
+        if_absent: true,
+    });
     assert_eq!(bench.state.subscription_groups.get("CG").unwrap().retry_times_max, 16);
-    bench.apply(Command::PutSubscriptionGroup { config, if_absent: false });
+    bench.apply(Command::PutSubscriptionGroup {
+        config,
+        if_absent: false,
+    });
     assert_eq!(bench.state.subscription_groups.get("CG").unwrap().retry_times_max, 3);
     bench.apply(update("CG", "T", 0, 7));
     bench.check_records();
 
-    let delete = |clean_offsets| Command::DeleteSubscriptionGroup { group: "CG".to_owned(), clean_offsets };
+    let delete = |clean_offsets| Command::DeleteSubscriptionGroup {
+        group: "CG".to_owned(),
+        clean_offsets,
+    };
     assert_eq!(bench.apply(delete(false)), Reply::Done);
     assert_eq!(bench.state.consumer_offsets.get("CG", "T", 0), Some(7));
     assert_eq!(bench.apply(delete(true)), Reply::Refused(Refusal::GroupNotExist));
-    assert_eq!(bench.state.consumer_offsets.get("CG", "T", 0), None, "offsets go even if the group is gone already");
+    assert_eq!(
+        bench.state.consumer_offsets.get("CG", "T", 0),
+        None,
+        "offsets go even if the group is gone already"
+    );
     bench.check_records();
 }
 
@@ -268,7 +352,11 @@ fn a_dead_nodes_clients_stay_for_the_grace_time() {
             node: node.to_owned(),
             language: 0,
             version: 479,
-            groups: vec![JoinGroup { group: "CG".to_owned(), shape: GroupShape::default(), subscriptions: None }],
+            groups: vec![JoinGroup {
+                group: "CG".to_owned(),
+                shape: GroupShape::default(),
+                subscriptions: None,
+            }],
             producer_groups: Vec::new(),
             now_ms,
         })
@@ -281,10 +369,16 @@ fn a_dead_nodes_clients_stay_for_the_grace_time() {
         let group = bench.state.coordinator.consumer_group("CG").unwrap();
         group.members.keys().cloned().collect::<Vec<_>>()
     };
-    bench.apply(Command::Expire { node: "n1".to_owned(), now_ms: MEMBER_GRACE_MS - 1 });
+    bench.apply(Command::Expire {
+        node: "n1".to_owned(),
+        now_ms: MEMBER_GRACE_MS - 1,
+    });
     assert_eq!(members(&bench), ["c1", "c2", "c3"]);
     assert!(bench.effects.memberships.is_empty());
-    bench.apply(Command::Expire { node: "n1".to_owned(), now_ms: MEMBER_GRACE_MS });
+    bench.apply(Command::Expire {
+        node: "n1".to_owned(),
+        now_ms: MEMBER_GRACE_MS,
+    });
     assert_eq!(members(&bench), ["c2", "c3"], "c2 moved on, c3 joined later");
     assert!(bench.effects.memberships.contains("CG"));
     bench.check_records();

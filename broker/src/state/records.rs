@@ -81,7 +81,8 @@ impl Key {
     /// # Panics
     /// With a name longer than 255 bytes: decoding a command refuses those.
     pub fn name(mut self, name: &str) -> Self {
-        self.0.push(u8::try_from(name.len()).expect("names are bounded when a command is decoded"));
+        self.0
+            .push(u8::try_from(name.len()).expect("names are bounded when a command is decoded"));
         self.0.extend_from_slice(name.as_bytes());
         self
     }
@@ -107,7 +108,9 @@ impl Key {
 /// Reads a name out of a key.
 pub fn name_in_key(decoder: &mut Decoder<'_>) -> Result<String, Malformed> {
     let length = usize::from(decoder.u8()?);
-    std::str::from_utf8(decoder.take(length)?).map(str::to_owned).map_err(|_| Malformed)
+    std::str::from_utf8(decoder.take(length)?)
+        .map(str::to_owned)
+        .map_err(|_| Malformed)
 }
 
 /// The smallest key after all keys that start with `prefix`.
@@ -130,7 +133,10 @@ mod tests {
     fn keys_have_these_bytes() {
         let key = Key::new(CONSUMER_OFFSET).name("CG").name("T").u32(3).finish();
         assert_eq!(key, [7, 2, b'C', b'G', 1, b'T', 0, 0, 0, 3]);
-        assert_eq!(Key::new(QUEUE).u64(QueueId::new(1, 2).0).finish(), [5, 0, 0, 0, 1, 0, 0, 0, 2]);
+        assert_eq!(
+            Key::new(QUEUE).u64(QueueId::new(1, 2).0).finish(),
+            [5, 0, 0, 0, 1, 0, 0, 0, 2]
+        );
     }
 
     #[test]

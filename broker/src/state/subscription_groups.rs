@@ -66,12 +66,18 @@ impl SubscriptionGroupConfig {
     }
 
     pub(super) fn encode(&self, out: &mut Encoder) {
-        out.text(&self.name).bool(self.consume_enable).bool(self.consume_from_min_enable);
-        out.bool(self.consume_broadcast_enable).bool(self.consume_message_orderly);
+        out.text(&self.name)
+            .bool(self.consume_enable)
+            .bool(self.consume_from_min_enable);
+        out.bool(self.consume_broadcast_enable)
+            .bool(self.consume_message_orderly);
         out.u32(self.retry_queues).i32(self.retry_times_max);
         out.i64(self.broker_id).i64(self.which_broker_when_consume_slowly);
-        out.bool(self.notify_membership_changes).i32(self.consume_timeout_minutes).i32(self.sys_flag);
-        out.optional_text(self.retry_policy.as_deref()).attributes(&self.attributes);
+        out.bool(self.notify_membership_changes)
+            .i32(self.consume_timeout_minutes)
+            .i32(self.sys_flag);
+        out.optional_text(self.retry_policy.as_deref())
+            .attributes(&self.attributes);
     }
 
     pub(super) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
@@ -125,7 +131,10 @@ impl SubscriptionGroups {
         }
         let mut out = Encoder::starting(&[RECORD_VERSION]);
         config.encode(&mut out);
-        effects.put(Key::new(records::SUBSCRIPTION_GROUP).name(&config.name).finish(), out.finish());
+        effects.put(
+            Key::new(records::SUBSCRIPTION_GROUP).name(&config.name).finish(),
+            out.finish(),
+        );
         self.by_name.insert(config.name.clone(), config);
         Reply::Done
     }

@@ -96,8 +96,13 @@ impl TopicConfig {
     }
 
     pub(super) fn encode(&self, out: &mut Encoder) {
-        out.text(&self.name).u32(self.queues).u8(self.perm).u8(self.kind.to_byte());
-        out.optional_u64(self.retention_ms).optional_u64(self.retention_bytes).bool(self.order);
+        out.text(&self.name)
+            .u32(self.queues)
+            .u8(self.perm)
+            .u8(self.kind.to_byte());
+        out.optional_u64(self.retention_ms)
+            .optional_u64(self.retention_bytes)
+            .bool(self.order);
         out.attributes(&self.attributes);
     }
 
@@ -112,7 +117,11 @@ impl TopicConfig {
             order: from.bool()?,
             attributes: from.attributes()?,
         };
-        if config.queues > QUEUES_PER_TOPIC_MAX { Err(Malformed) } else { Ok(config) }
+        if config.queues > QUEUES_PER_TOPIC_MAX {
+            Err(Malformed)
+        } else {
+            Ok(config)
+        }
     }
 }
 
@@ -152,14 +161,18 @@ impl Default for Queue {
 impl Queue {
     /// The number of this queue's batch among those of the entry, if the entry was the last to add one.
     pub fn batch_in(&self, log_index: u64) -> Option<usize> {
-        self.open_batch.filter(|(entry, _)| *entry == log_index).map(|(_, number)| number)
+        self.open_batch
+            .filter(|(entry, _)| *entry == log_index)
+            .map(|(_, number)| number)
     }
 
     /// The record's value: version, then the fields in order.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::starting(&[RECORD_VERSION]);
         out.u32(self.generation).i64(self.min_offset).i64(self.max_offset);
-        out.i64(self.min_store_time).i64(self.last_store_time).u64(self.first_log_index);
+        out.i64(self.min_store_time)
+            .i64(self.last_store_time)
+            .u64(self.first_log_index);
         out.finish()
     }
 
@@ -178,7 +191,11 @@ impl Queue {
             open_batch: None,
         };
         from.finish()?;
-        if 0 <= queue.min_offset && queue.min_offset <= queue.max_offset { Ok(queue) } else { Err(Malformed) }
+        if 0 <= queue.min_offset && queue.min_offset <= queue.max_offset {
+            Ok(queue)
+        } else {
+            Err(Malformed)
+        }
     }
 }
 
@@ -257,7 +274,10 @@ impl Topics {
         cached: &mut Option<u32>,
         effects: &mut Effects,
     ) -> Reply {
-        let id = match cached.and_then(|id| self.by_id.get(&id)).filter(|topic| &*topic.name == append.topic) {
+        let id = match cached
+            .and_then(|id| self.by_id.get(&id))
+            .filter(|topic| &*topic.name == append.topic)
+        {
             Some(topic) => topic.id,
             None => match self.ids.get(append.topic) {
                 Some(id) => *id,
@@ -265,7 +285,9 @@ impl Topics {
             },
         };
         *cached = Some(id);
-        let Some(topic) = self.by_id.get_mut(&id) else { return Reply::Refused(Refusal::TopicNotExist) };
+        let Some(topic) = self.by_id.get_mut(&id) else {
+            return Reply::Refused(Refusal::TopicNotExist);
+        };
         if topic.config.perm & PERM_WRITE == 0 {
             return Reply::Refused(Refusal::NotWritable);
         }
@@ -299,8 +321,16 @@ impl Topics {
         };
         effects.batches[number].messages.push((slot, append.tag_hash));
         queue.max_offset += 1;
-        effects.keys.extend(append.keys().map(|hash| IndexedKey { hash, slot, queue: queue_id, queue_offset }));
-        Reply::Appended { queue_offset, store_time: queue.last_store_time }
+        effects.keys.extend(append.keys().map(|hash| IndexedKey {
+            hash,
+            slot,
+            queue: queue_id,
+            queue_offset,
+        }));
+        Reply::Appended {
+            queue_offset,
+            store_time: queue.last_store_time,
+        }
     }
 
     /// Creates or changes a topic. With `if_absent` an existing one stays as it is.
@@ -372,7 +402,10 @@ impl Topics {
 
     /// Queues with messages in entries up to and including `log_index`.
     pub fn queues_up_to(&self, log_index: u64) -> Vec<QueueId> {
-        let queues = self.by_id.values().flat_map(|topic| topic.queues.iter().zip(0..).map(|(q, n)| (topic.id, n, q)));
+        let queues = self
+            .by_id
+            .values()
+            .flat_map(|topic| topic.queues.iter().zip(0..).map(|(q, n)| (topic.id, n, q)));
         queues
             .filter(|(_, _, queue)| queue.min_offset < queue.max_offset && queue.first_log_index <= log_index)
             .map(|(topic, number, _)| QueueId::new(topic, number))
@@ -390,10 +423,16 @@ impl Topics {
         effects: &mut Effects,
     ) -> Result<(), E> {
         let queues = self.by_id.get_mut(&id.topic()).map(|topic| &mut topic.queues);
-        let Some(queue) = queues.and_then(|queues| queues.get_mut(id.queue() as usize)) else { return Ok(()) };
+        let Some(queue) = queues.and_then(|queues| queues.get_mut(id.queue() as usize)) else {
+            return Ok(());
+        };
         let open = queue.batch_in(current).map(|number| {
             let batch = &effects.batches[number];
-            BatchStart { first_offset: batch.first_offset, log_index: current, store_time: batch.store_time }
+            BatchStart {
+                first_offset: batch.first_offset,
+                log_index: current,
+                store_time: batch.store_time,
+            }
         });
         let recorded_to = open.map_or(queue.max_offset, |open| open.first_offset);
         let start = batch_after(id, queue.min_offset..recorded_to, upto)?;
@@ -431,7 +470,16 @@ impl Topics {
         if self.ids.insert(config.name.clone(), id).is_some() {
             return Err(Malformed);
         }
-        self.by_id.insert(id, Topic { id, config, created_ms, name, queues });
+        self.by_id.insert(
+            id,
+            Topic {
+                id,
+                config,
+                created_ms,
+                name,
+                queues,
+            },
+        );
         Ok(())
     }
 

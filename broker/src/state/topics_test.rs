@@ -7,7 +7,10 @@ use crate::state::tests::Bench;
 use crate::state::{AppendHeader, KeyHashes};
 
 fn appended(queue_offset: i64, store_time: i64) -> Reply {
-    Reply::Appended { queue_offset, store_time }
+    Reply::Appended {
+        queue_offset,
+        store_time,
+    }
 }
 
 fn refused(refusal: Refusal) -> Vec<Reply> {
@@ -24,9 +27,15 @@ fn queue_offsets_are_dense_in_each_queue() {
     bench.put_topic("A", 2);
     bench.put_topic("B", 1);
     let replies = bench.append(&[("A", 0, 10), ("B", 0, 10), ("A", 1, 10), ("A", 0, 10)]);
-    assert_eq!(replies, [appended(0, 10), appended(0, 10), appended(0, 10), appended(1, 10)]);
+    assert_eq!(
+        replies,
+        [appended(0, 10), appended(0, 10), appended(0, 10), appended(1, 10)]
+    );
     assert_eq!(bench.append(&[("A", 0, 11)]), [appended(2, 11)]);
-    assert_eq!((queue(&bench, "A", 0).min_offset, queue(&bench, "A", 0).max_offset), (0, 3));
+    assert_eq!(
+        (queue(&bench, "A", 0).min_offset, queue(&bench, "A", 0).max_offset),
+        (0, 3)
+    );
     bench.check_records();
 }
 
@@ -35,7 +44,12 @@ fn messages_of_one_entry_and_queue_are_one_batch() {
     let mut bench = Bench::default();
     bench.put_topic("A", 2);
     bench.append(&[("A", 0, 10), ("A", 1, 11), ("A", 0, 12)]);
-    let batches: Vec<_> = bench.effects.batches.iter().map(|b| (b.queue.queue(), b.first_offset, b.messages.clone())).collect();
+    let batches: Vec<_> = bench
+        .effects
+        .batches
+        .iter()
+        .map(|b| (b.queue.queue(), b.first_offset, b.messages.clone()))
+        .collect();
     assert_eq!(batches, [(0, 0, vec![(0, 5), (2, 5)]), (1, 0, vec![(1, 5)])]);
 }
 
@@ -43,7 +57,11 @@ fn messages_of_one_entry_and_queue_are_one_batch() {
 fn store_time_never_goes_back_in_a_queue() {
     let mut bench = Bench::default();
     bench.put_topic("A", 1);
-    assert_eq!(bench.append(&[("A", 0, 10), ("A", 0, 12)]), [appended(0, 10), appended(1, 10)], "one time a batch");
+    assert_eq!(
+        bench.append(&[("A", 0, 10), ("A", 0, 12)]),
+        [appended(0, 10), appended(1, 10)],
+        "one time a batch"
+    );
     assert_eq!(bench.append(&[("A", 0, 7)]), [appended(2, 10)]);
     assert_eq!(bench.append(&[("A", 0, 13)]), [appended(3, 13)]);
 }
@@ -55,7 +73,10 @@ fn a_message_for_what_is_not_there_is_refused_and_takes_no_offset() {
     assert_eq!(bench.append(&[("X", 0, 10)]), refused(Refusal::TopicNotExist));
     assert_eq!(bench.append(&[("A", 1, 10)]), refused(Refusal::QueueOutOfRange));
     let replies = bench.append(&[("A", 0, 10), ("X", 0, 10), ("A", 0, 10)]);
-    assert_eq!(replies, [appended(0, 10), Reply::Refused(Refusal::TopicNotExist), appended(1, 10)]);
+    assert_eq!(
+        replies,
+        [appended(0, 10), Reply::Refused(Refusal::TopicNotExist), appended(1, 10)]
+    );
     bench.check_records();
 }
 
@@ -64,7 +85,11 @@ fn a_topic_without_write_permission_refuses_messages() {
     let mut bench = Bench::default();
     let mut config = TopicConfig::new("A", 1);
     config.perm = PERM_READ;
-    bench.apply(Command::PutTopic { config, if_absent: false, now_ms: 0 });
+    bench.apply(Command::PutTopic {
+        config,
+        if_absent: false,
+        now_ms: 0,
+    });
     assert_eq!(bench.append(&[("A", 0, 10)]), refused(Refusal::NotWritable));
 }
 
@@ -82,7 +107,9 @@ fn another_generation_is_refused() {
     };
     let frame = header.frame(&[0; STORED_MESSAGE_BYTES_MIN]);
     let mut effects = Effects::default();
-    let reply = bench.state.append(&Append::parse(&frame).unwrap(), 9, 0, &mut None, &mut effects);
+    let reply = bench
+        .state
+        .append(&Append::parse(&frame).unwrap(), 9, 0, &mut None, &mut effects);
     assert_eq!(reply, Reply::Refused(Refusal::StaleGeneration));
     assert_eq!(effects.batches, []);
 }
@@ -92,9 +119,17 @@ fn the_queue_count_grows_and_never_shrinks() {
     let mut bench = Bench::default();
     bench.put_topic("A", 2);
     bench.append(&[("A", 1, 10)]);
-    let put = |queues, if_absent| Command::PutTopic { config: TopicConfig::new("A", queues), if_absent, now_ms: 9 };
+    let put = |queues, if_absent| Command::PutTopic {
+        config: TopicConfig::new("A", queues),
+        if_absent,
+        now_ms: 9,
+    };
     assert_eq!(bench.apply(put(1, false)), Reply::Refused(Refusal::FewerQueues));
-    assert_eq!(bench.apply(put(1, true)), Reply::Done, "an existing topic stays as it is");
+    assert_eq!(
+        bench.apply(put(1, true)),
+        Reply::Done,
+        "an existing topic stays as it is"
+    );
     assert!(!bench.effects.topics_changed);
     assert_eq!(bench.apply(put(0, false)), Reply::Refused(Refusal::QueueOutOfRange));
     assert_eq!(bench.apply(put(3, false)), Reply::Done);
@@ -129,7 +164,12 @@ fn a_trim_moves_each_queue_behind_the_entry() {
     assert_eq!(bench.effects.trimmed, Some(first));
     let bounds = |number| {
         let queue = queue(&bench, "A", number);
-        (queue.min_offset, queue.max_offset, queue.min_store_time, queue.first_log_index)
+        (
+            queue.min_offset,
+            queue.max_offset,
+            queue.min_store_time,
+            queue.first_log_index,
+        )
     };
     assert_eq!(bounds(0), (2, 3, 20, first + 1));
     assert_eq!(bounds(1), (1, 1, -1, 0), "empty, and its offsets go on");
@@ -146,7 +186,10 @@ fn a_trim_beyond_the_log_is_refused_and_an_old_one_changes_nothing() {
     bench.put_topic("A", 1);
     bench.append(&[("A", 0, 10)]);
     let ahead = bench.log_index + 1;
-    assert_eq!(bench.apply(Command::Trim { log_index: ahead }), Reply::Refused(Refusal::TrimBeyondLog));
+    assert_eq!(
+        bench.apply(Command::Trim { log_index: ahead }),
+        Reply::Refused(Refusal::TrimBeyondLog)
+    );
     assert_eq!(queue(&bench, "A", 0).min_offset, 0);
     assert_eq!(bench.apply(Command::Trim { log_index: ahead - 1 }), Reply::Done);
     assert_eq!(queue(&bench, "A", 0).min_offset, 1);
@@ -170,6 +213,12 @@ fn a_queue_records_bytes_do_not_change() {
         0, 0, 0, 0, 0, 0, 0, 6,
     ];
     assert_eq!(queue.encode(), golden);
-    assert_eq!(Queue::decode(&golden).unwrap(), Queue { open_batch: None, ..queue });
+    assert_eq!(
+        Queue::decode(&golden).unwrap(),
+        Queue {
+            open_batch: None,
+            ..queue
+        }
+    );
     assert_eq!(Queue::decode(&golden[1..]), Err(Malformed));
 }

@@ -163,9 +163,17 @@ mod tests {
 
     #[test]
     fn header_survives_its_bytes_and_no_flipped_bit_passes() {
-        let identity = GroupIdentity { cluster: [9; 16], group: 2, creation: 5 };
-        let header =
-            FileHeader { identity, first_offset: 800, first_index: 12, previous: Some(LogId::new(4, 11)) };
+        let identity = GroupIdentity {
+            cluster: [9; 16],
+            group: 2,
+            creation: 5,
+        };
+        let header = FileHeader {
+            identity,
+            first_offset: 800,
+            first_index: 12,
+            previous: Some(LogId::new(4, 11)),
+        };
         let bytes = header.encode();
         assert_eq!(bytes.len() as u64, FILE_HEADER_BYTES);
         assert_eq!(FileHeader::decode(&bytes), Some(header));
@@ -179,7 +187,12 @@ mod tests {
     #[test]
     fn only_log_file_names_are_parsed() {
         assert_eq!(parse_file_name(&file_name(7, 9)), Some((7, 9)));
-        for name in ["7-9.log", "next.tmp", "00000000000000000007.log", &index_name(&file_name(7, 9))] {
+        for name in [
+            "7-9.log",
+            "next.tmp",
+            "00000000000000000007.log",
+            &index_name(&file_name(7, 9)),
+        ] {
             assert_eq!(parse_file_name(name), None, "{name}");
         }
     }

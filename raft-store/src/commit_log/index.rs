@@ -76,10 +76,18 @@ impl FileIndex {
         let offsets: Vec<u32> = (0..records).map(|record| u32_at(body, FIXED + 4 * record)).collect();
         let terms_at = FIXED + 4 * records;
         let terms: Vec<LogId> = (0..terms)
-            .map(|start| LogId::new(u64_at(body, terms_at + 16 * start), u64_at(body, terms_at + 16 * start + 8)))
+            .map(|start| {
+                LogId::new(
+                    u64_at(body, terms_at + 16 * start),
+                    u64_at(body, terms_at + 16 * start + 8),
+                )
+            })
             .collect();
         let ends = offsets.iter().skip(1).chain(std::iter::once(&end));
-        let spaced = offsets.iter().zip(ends).all(|(start, end)| *end >= start.saturating_add(RECORD_HEADER_BYTES as u32));
+        let spaced = offsets
+            .iter()
+            .zip(ends)
+            .all(|(start, end)| *end >= start.saturating_add(RECORD_HEADER_BYTES as u32));
         let whole = offsets.first() == Some(&0) && terms.first().map(|start| start.index) == Some(header.first_index);
         (spaced && whole).then_some(Self { offsets, end, terms })
     }
@@ -96,13 +104,28 @@ mod tests {
 
     #[test]
     fn index_survives_its_bytes_and_no_flipped_bit_passes() {
-        let identity = GroupIdentity { cluster: [9; 16], group: 2, creation: 5 };
-        let header = FileHeader { identity, first_offset: 800, first_index: 12, previous: None };
-        let index =
-            FileIndex { offsets: vec![0, 64, 160], end: 224, terms: vec![LogId::new(1, 12), LogId::new(4, 14)] };
+        let identity = GroupIdentity {
+            cluster: [9; 16],
+            group: 2,
+            creation: 5,
+        };
+        let header = FileHeader {
+            identity,
+            first_offset: 800,
+            first_index: 12,
+            previous: None,
+        };
+        let index = FileIndex {
+            offsets: vec![0, 64, 160],
+            end: 224,
+            terms: vec![LogId::new(1, 12), LogId::new(4, 14)],
+        };
         let bytes = index.encode(&header);
         assert_eq!(FileIndex::decode(&header, &bytes), Some(index));
-        let elsewhere = FileHeader { first_offset: 808, ..header };
+        let elsewhere = FileHeader {
+            first_offset: 808,
+            ..header
+        };
         assert_eq!(FileIndex::decode(&elsewhere, &bytes), None);
         for bit in 0..8 * bytes.len() {
             let mut flipped = bytes.to_vec();

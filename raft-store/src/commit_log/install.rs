@@ -33,7 +33,13 @@ pub(super) async fn link_files<D: Disk>(shared: &Shared<D>, into: &Path, upto: L
                 entry.end
             };
             let bytes = FILE_HEADER_BYTES + u64::from(end);
-            links.push((entry.file.path(), LinkedFile { name: entry.file.name.clone(), bytes }));
+            links.push((
+                entry.file.path(),
+                LinkedFile {
+                    name: entry.file.name.clone(),
+                    bytes,
+                },
+            ));
         }
     }
     shared.disk.create_folder(into).await?;
@@ -61,7 +67,10 @@ pub(super) async fn install<D: Disk>(
         }
         let present = state.term_of(purged.index) == Some(purged.term);
         if !present && std::mem::replace(&mut state.installing, true) {
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "a snapshot is being installed"));
+            return Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "a snapshot is being installed",
+            ));
         }
         (state.marker.generation, present)
     };
@@ -72,7 +81,9 @@ pub(super) async fn install<D: Disk>(
     let folder = shared.folder.join(generation_name(generation));
     let outcome = async {
         let entries = adopt(shared, &folder, staged, files, purged).await?;
-        shared.submit_and_wait(|state| Ok(Some(state.replace(generation, entries, purged)))).await
+        shared
+            .submit_and_wait(|state| Ok(Some(state.replace(generation, entries, purged))))
+            .await
     }
     .await;
     shared.state.lock().installing = false;
@@ -110,14 +121,20 @@ async fn adopt<D: Disk>(
         let path = folder.join(name);
         disk.hard_link(&staged.join(name), &path).await?;
         let handle = disk.open(&path).await?;
-        let header = read_file_header(&handle, name, shared.identity).await.map_err(OpenError::into_io)?;
+        let header = read_file_header(&handle, name, shared.identity)
+            .await
+            .map_err(OpenError::into_io)?;
         if let Some((before, _)) = entries.last() {
-            let gap = header.previous.is_some_and(|previous| last.is_some_and(|last| last.index < previous.index));
+            let gap = header
+                .previous
+                .is_some_and(|previous| last.is_some_and(|last| last.index < previous.index));
             if before.end_offset() != header.first_offset || !(header.previous == last || gap) {
                 return Err(invalid(format!("{name} does not follow the log file before it")));
             }
         }
-        let end = bytes.checked_sub(FILE_HEADER_BYTES).ok_or_else(|| invalid(format!("{name} is too short")))?;
+        let end = bytes
+            .checked_sub(FILE_HEADER_BYTES)
+            .ok_or_else(|| invalid(format!("{name} is too short")))?;
         let found = scan(&handle, &header, shared.seed, handle.len().await?, Some(end)).await?;
         if u64::from(found.index.end) != end || found.index.offsets.is_empty() {
             return Err(invalid(format!("{name} is damaged: {}", found.stop)));
@@ -129,7 +146,15 @@ async fn adopt<D: Disk>(
         writer::write_index(shared, &file, &found.index.encode(&header)).await?;
         file.indexed.store(true, Ordering::Relaxed);
         let terms = found.index.terms;
-        entries.push((Entry { file, offsets: found.index.offsets, end: found.index.end, sealed: true }, terms));
+        entries.push((
+            Entry {
+                file,
+                offsets: found.index.offsets,
+                end: found.index.end,
+                sealed: true,
+            },
+            terms,
+        ));
     }
     if last.is_some_and(|last| last != purged) {
         return Err(invalid(format!("the files end with {last:?}, not with {purged}")));

@@ -54,7 +54,12 @@ mod tests {
     #[test]
     fn marker_survives_its_bytes() {
         for purged in [None, Some(LogId::new(2, 9))] {
-            let marker = Marker { generation: 3, start_offset: 4096, purged, synced: Some(LogId::new(3, 12)) };
+            let marker = Marker {
+                generation: 3,
+                start_offset: 4096,
+                purged,
+                synced: Some(LogId::new(3, 12)),
+            };
             assert_eq!(Marker::decode(&marker.encode()), Some(marker));
         }
         assert_eq!(Marker::decode(b""), None);

@@ -72,7 +72,11 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { file_bytes: 64 << 20, tail_bytes: 64 << 20, sync: true }
+        Self {
+            file_bytes: 64 << 20,
+            tail_bytes: 64 << 20,
+            sync: true,
+        }
     }
 }
 
@@ -162,7 +166,9 @@ impl<D: Disk> Drop for Handle<D> {
 
 impl<D: Disk> Clone for CommitLog<D> {
     fn clone(&self) -> Self {
-        Self { handle: self.handle.clone() }
+        Self {
+            handle: self.handle.clone(),
+        }
     }
 }
 
@@ -179,7 +185,11 @@ impl<D: Disk> CommitLog<D> {
         let file_bytes = options.file_bytes.clamp(FILE_HEADER_BYTES, FILE_BYTES_MAX);
         let options = LogOptions { file_bytes, ..options };
         let shared = recovery::open(disk, folder, identity, options, known_synced).await?;
-        Ok(Self { handle: Arc::new(Handle { shared: Arc::new(shared) }) })
+        Ok(Self {
+            handle: Arc::new(Handle {
+                shared: Arc::new(shared),
+            }),
+        })
     }
 
     fn shared(&self) -> &Arc<Shared<D>> {
@@ -199,7 +209,12 @@ impl<D: Disk> CommitLog<D> {
                 Some(op) => op.done = Some(done),
                 None => {
                     let done = Some(done);
-                    ops.push(Op { action: Action::Pass, done, flushes: None, is_cut: false });
+                    ops.push(Op {
+                        action: Action::Pass,
+                        done,
+                        flushes: None,
+                        is_cut: false,
+                    });
                 }
             }
             Ok(((), ops))
@@ -214,7 +229,16 @@ impl<D: Disk> CommitLog<D> {
     /// Saves the vote, in its turn; on disk when it returns.
     pub async fn save_vote(&self, vote: StoredVote) -> io::Result<()> {
         let action = Action::Vote(vote);
-        self.shared().submit_and_wait(|_| Ok(Some(Op { action, done: None, flushes: None, is_cut: false }))).await
+        self.shared()
+            .submit_and_wait(|_| {
+                Ok(Some(Op {
+                    action,
+                    done: None,
+                    flushes: None,
+                    is_cut: false,
+                }))
+            })
+            .await
     }
 
     /// The last vote on disk.
@@ -270,7 +294,9 @@ impl<D: Disk> CommitLog<D> {
         if let Some(record) = self.shared().state.lock().tail.get(index) {
             return Ok(Some(record.clone()));
         }
-        Ok(read::read(self.shared(), index, index.saturating_add(1), 0).await?.pop())
+        Ok(read::read(self.shared(), index, index.saturating_add(1), 0)
+            .await?
+            .pop())
     }
 
     /// The first entry of every term, from the first entry in the files to the last.
@@ -280,7 +306,11 @@ impl<D: Disk> CommitLog<D> {
 
     /// Term and index of an entry in the files.
     pub fn log_id(&self, index: u64) -> Option<LogId> {
-        self.shared().state.lock().term_of(index).map(|term| LogId::new(term, index))
+        self.shared()
+            .state
+            .lock()
+            .term_of(index)
+            .map(|term| LogId::new(term, index))
     }
 
     /// The first entry in the files: the physical start.
@@ -296,7 +326,13 @@ impl<D: Disk> CommitLog<D> {
 
     /// Bytes the log files take on disk.
     pub fn bytes(&self) -> u64 {
-        self.shared().state.lock().files.iter().map(|entry| entry.file.space.allocated()).sum()
+        self.shared()
+            .state
+            .lock()
+            .files
+            .iter()
+            .map(|entry| entry.file.space.allocated())
+            .sum()
     }
 
     /// The log files, oldest first.
@@ -348,7 +384,12 @@ impl<D: Disk> CommitLog<D> {
 
     /// Why the log takes nothing more, if so.
     pub fn failure(&self) -> Option<String> {
-        self.shared().state.lock().failure.as_ref().map(shared::Failure::message)
+        self.shared()
+            .state
+            .lock()
+            .failure
+            .as_ref()
+            .map(shared::Failure::message)
     }
 
     /// Finishes everything queued and ends the writer. Later calls that change the log fail; reads go on.
@@ -368,7 +409,12 @@ impl<D: Disk> CommitLog<D> {
             .submit_and_wait(|state| {
                 state.closing = true;
                 let action = Action::Close(state.marker);
-                Ok(Some(Op { action, done: None, flushes: None, is_cut: false }))
+                Ok(Some(Op {
+                    action,
+                    done: None,
+                    flushes: None,
+                    is_cut: false,
+                }))
             })
             .await;
         if let Err(error) = outcome {

@@ -44,8 +44,16 @@ struct Ranges {
 impl Space {
     /// A file whose bytes below `length` exist.
     pub fn new(length: u64) -> Self {
-        let ranges = Ranges { claimed: length, zeroed: length, filling: None, held: false };
-        Self { ranges: Mutex::new(ranges), step_done: Notify::new() }
+        let ranges = Ranges {
+            claimed: length,
+            zeroed: length,
+            filling: None,
+            held: false,
+        };
+        Self {
+            ranges: Mutex::new(ranges),
+            step_done: Notify::new(),
+        }
     }
 
     /// A file whose records end at `written` and whose bytes up to `zeroed` are zeros.
@@ -93,7 +101,11 @@ impl Space {
     /// Zeros left ahead of the writer.
     pub fn ahead(&self) -> u64 {
         let ranges = self.ranges.lock();
-        if ranges.held { u64::MAX } else { ranges.zeroed.saturating_sub(ranges.claimed) }
+        if ranges.held {
+            u64::MAX
+        } else {
+            ranges.zeroed.saturating_sub(ranges.claimed)
+        }
     }
 
     /// The next step for the filler, if there is one: from, to.
@@ -166,7 +178,9 @@ fn next_task<D: Disk>(shared: &Shared<D>) -> Task<D> {
     if state.failure.is_some() || state.writer_ended {
         return Task::Stop;
     }
-    let Some(active) = state.active.clone() else { return Task::Wait };
+    let Some(active) = state.active.clone() else {
+        return Task::Wait;
+    };
     if let Some((from, to)) = active.space.next_step(ahead, file_bytes) {
         return Task::Fill(active, from, to);
     }
@@ -204,7 +218,14 @@ async fn prepare<D: Disk>(shared: &Shared<D>, folder: PathBuf) -> io::Result<()>
     }
     .await;
     match outcome {
-        Ok(file) => shared.state.lock().prepared = Some(Prepared { file, path, folder, zeroed: goal }),
+        Ok(file) => {
+            shared.state.lock().prepared = Some(Prepared {
+                file,
+                path,
+                folder,
+                zeroed: goal,
+            })
+        }
         // The folder is gone when a snapshot replaced the log meanwhile.
         Err(error) if is_full(&error) || error.kind() == io::ErrorKind::NotFound => {
             shared.state.lock().prepare_failed = true;
@@ -227,7 +248,10 @@ async fn zero<F: DiskFile>(file: &F, from: u64, to: u64) -> io::Result<()> {
 }
 
 fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 #[cfg(test)]

@@ -26,12 +26,7 @@ struct Place<D: Disk> {
 }
 
 /// The records `from..to`, or fewer, at least one if `from` is there.
-pub(super) async fn read<D: Disk>(
-    shared: &Shared<D>,
-    from: u64,
-    to: u64,
-    bytes_max: usize,
-) -> io::Result<Vec<Record>> {
+pub(super) async fn read<D: Disk>(shared: &Shared<D>, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Record>> {
     loop {
         let place = {
             let state = shared.state.lock();
@@ -81,7 +76,9 @@ fn locate<D: Disk>(state: &State<D>, from: u64, to: u64, bytes_max: usize) -> Op
 
 async fn read_place<D: Disk>(shared: &Shared<D>, place: &Place<D>) -> io::Result<Vec<Record>> {
     let handle = place.file.open(&shared.disk).await?;
-    let bytes = handle.read_at(place.file.position(place.log_offset), place.lengths.iter().sum()).await?;
+    let bytes = handle
+        .read_at(place.file.position(place.log_offset), place.lengths.iter().sum())
+        .await?;
     let mut records = Vec::with_capacity(place.lengths.len());
     let mut at = 0;
     for (index, length) in (place.first_index..).zip(&place.lengths) {

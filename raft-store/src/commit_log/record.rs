@@ -79,7 +79,12 @@ impl Record {
     /// A record of `payload`, with its checksum computed here.
     pub fn new(log_id: LogId, kind: RecordKind, payload: Bytes) -> Self {
         let payload_crc = crc32c::crc32c(&payload);
-        Self { log_id, kind, payload, payload_crc }
+        Self {
+            log_id,
+            kind,
+            payload,
+            payload_crc,
+        }
     }
 
     /// Bytes it takes in the log, padding included.
@@ -95,7 +100,14 @@ impl Record {
 
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Record({} {:?}, {} bytes, crc {:08x})", self.log_id, self.kind, self.payload.len(), self.payload_crc)
+        write!(
+            f,
+            "Record({} {:?}, {} bytes, crc {:08x})",
+            self.log_id,
+            self.kind,
+            self.payload.len(),
+            self.payload_crc
+        )
     }
 }
 
@@ -184,7 +196,12 @@ impl RecordHeader {
             return None;
         }
         let payload = stored.slice(RECORD_HEADER_BYTES..payload_end);
-        let record = Record { log_id: self.log_id, kind: self.kind, payload, payload_crc: self.payload_crc };
+        let record = Record {
+            log_id: self.log_id,
+            kind: self.kind,
+            payload,
+            payload_crc: self.payload_crc,
+        };
         record.is_intact().then_some(record)
     }
 }

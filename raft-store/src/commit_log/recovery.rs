@@ -33,7 +33,12 @@ const VOTE_FILE: &str = "vote";
 const MARKER_FILE: &str = "marker";
 
 pub(super) fn damaged(file: &str, reason: &'static str) -> OpenError {
-    OpenError::Damaged { file: file.to_owned(), log_offset: None, log_index: None, reason }
+    OpenError::Damaged {
+        file: file.to_owned(),
+        log_offset: None,
+        log_index: None,
+        reason,
+    }
 }
 
 /// A log file found, with what it contains.
@@ -72,7 +77,12 @@ pub(super) async fn open<D: Disk>(
         installing: false,
         writer_ended: false,
         unsynced: false,
-        idle: Some(Idle { vote: vote_slots, marker: marker_slots, marker_value: marker }),
+        idle: Some(Idle {
+            vote: vote_slots,
+            marker: marker_slots,
+            marker_value: marker,
+            last_record: None,
+        }),
         active: None,
         prepared: None,
         prepare_failed: false,
@@ -119,7 +129,12 @@ async fn open_slots<D: Disk>(
     let marker = Marker::default();
     let files = folder.join(generation_name(marker.generation));
     disk.create_folder(&files).await?;
-    if disk.list(&files).await?.iter().any(|name| parse_file_name(name).is_some()) {
+    if disk
+        .list(&files)
+        .await?
+        .iter()
+        .any(|name| parse_file_name(name).is_some())
+    {
         return Err(damaged(MARKER_FILE, "missing"));
     }
     let vote_slots = Slots::create(disk, &vote_path, identity, &vote::encode(None)).await?;
@@ -151,20 +166,21 @@ pub(super) async fn remove_files<D: Disk>(disk: &D, folder: &Path) -> io::Result
     disk.remove_folder(folder).await
 }
 
-async fn load_files<D: Disk>(
-    shared: &Shared<D>,
-    marker: Marker,
-    known_synced: Option<LogId>,
-) -> Result<(), OpenError> {
+async fn load_files<D: Disk>(shared: &Shared<D>, marker: Marker, known_synced: Option<LogId>) -> Result<(), OpenError> {
     let folder = shared.folder.join(generation_name(marker.generation));
     let names = clean_folder(shared, &folder, marker).await?;
-    let known = known_synced.max(marker.synced);
+    // What the caller knows may have been purged beyond the last record; what the marker says is about records.
+    let needed = known_synced.filter(|known| marker.purged.is_none_or(|purged| purged.index < known.index));
+    let known = needed.max_by_index(marker.synced);
     let mut found: Vec<Found<D>> = Vec::new();
     let mut headers = Vec::new();
     for name in &names {
         headers.push(read_header(shared, &folder, name).await?);
     }
-    if headers.first().is_some_and(|header| header.first_offset != marker.start_offset) {
+    if headers
+        .first()
+        .is_some_and(|header| header.first_offset != marker.start_offset)
+    {
         return Err(damaged(&names[0], "log files before it are missing"));
     }
     for (at, header) in headers.iter().enumerate() {
@@ -181,23 +197,42 @@ async fn load_files<D: Disk>(
     }
     shared.disk.sync_folder(&folder).await?;
     let mut state = shared.state.lock();
-    for Found { file, index, last, sealed } in found {
+    for Found {
+        file,
+        index,
+        last,
+        sealed,
+    } in found
+    {
         state.add_terms(&index.terms);
         state.last = last.max_by_index(state.last);
         if !sealed {
             state.active = Some(file.clone());
         }
-        state.files.push_back(Entry { file, offsets: index.offsets, end: index.end, sealed });
+        state.files.push_back(Entry {
+            file,
+            offsets: index.offsets,
+            end: index.end,
+            sealed,
+        });
     }
     if let Some(end_offset) = state.files.back().map(Entry::end_offset) {
         state.end_offset = end_offset;
     }
-    if state.files.back().is_some_and(|entry| Some(entry.next_index()) != state.next_index()) {
+    if state
+        .files
+        .back()
+        .is_some_and(|entry| Some(entry.next_index()) != state.next_index())
+    {
         // Purged beyond the last record: the next one starts a file.
         let entry = state.files.back_mut().expect("just seen");
         entry.sealed = true;
     }
     state.flushed = state.last;
+    let last_record = state.last_record();
+    if let Some(idle) = &mut state.idle {
+        idle.last_record = last_record;
+    }
     for known in [known_synced, marker.synced].into_iter().flatten() {
         check_known(&state, known)?;
     }
@@ -210,7 +245,11 @@ trait MaxByIndex {
 
 impl MaxByIndex for Option<LogId> {
     fn max_by_index(self, other: Self) -> Self {
-        if self.map(|id| id.index) >= other.map(|id| id.index) { self } else { other }
+        if self.map(|id| id.index) >= other.map(|id| id.index) {
+            self
+        } else {
+            other
+        }
     }
 }
 
@@ -223,7 +262,11 @@ fn check_known<D: Disk>(state: &State<D>, known: LogId) -> Result<(), OpenError>
         return Ok(());
     }
     Err(OpenError::Damaged {
-        file: state.files.back().map(|entry| entry.file.name.clone()).unwrap_or_default(),
+        file: state
+            .files
+            .back()
+            .map(|entry| entry.file.name.clone())
+            .unwrap_or_default(),
         log_offset: Some(state.end_offset),
         log_index: Some(known.index),
         reason: "an entry known to be on disk is not there",
@@ -265,7 +308,10 @@ pub(super) async fn read_file_header<F: DiskFile>(
     let bytes = file.read_at(0, FILE_HEADER_BYTES as usize).await?;
     let header = FileHeader::decode(&bytes).ok_or_else(|| damaged(name, "file header"))?;
     if header.identity != identity {
-        return Err(OpenError::Foreign { file: name.to_owned(), found: header.identity });
+        return Err(OpenError::Foreign {
+            file: name.to_owned(),
+            found: header.identity,
+        });
     }
     if parse_file_name(name) != Some((header.first_offset, header.first_index)) {
         return Err(damaged(name, "named like another log file"));
@@ -306,8 +352,15 @@ async fn load_file<D: Disk>(
     let wanted_end = next.map(|next| next.first_offset - header.first_offset);
     if let Some(index) = read_index(shared, &file, length, wanted_end).await? {
         file.indexed.store(true, Ordering::Relaxed);
-        let last = index.last_term().map(|term| LogId::new(term, header.first_index + index.offsets.len() as u64 - 1));
-        return Ok(Some(Found { file: Arc::new(file), index, last, sealed: true }));
+        let last = index
+            .last_term()
+            .map(|term| LogId::new(term, header.first_index + index.offsets.len() as u64 - 1));
+        return Ok(Some(Found {
+            file: Arc::new(file),
+            index,
+            last,
+            sealed: true,
+        }));
     }
     // A killed process may have left its last write in the page cache only.
     handle.sync().await?;
@@ -318,7 +371,12 @@ async fn load_file<D: Disk>(
         }
         write_index(shared, &file, &scan.index.encode(&header)).await?;
         let Scan { index, last, .. } = scan;
-        return Ok(Some(Found { file: Arc::new(file), index, last, sealed: true }));
+        return Ok(Some(Found {
+            file: Arc::new(file),
+            index,
+            last,
+            sealed: true,
+        }));
     }
     cut_torn_tail(&handle, &file, &scan, length, known).await?;
     if scan.index.offsets.is_empty() {
@@ -326,7 +384,12 @@ async fn load_file<D: Disk>(
     }
     file.set_handle(handle);
     let Scan { index, last, .. } = scan;
-    Ok(Some(Found { file: Arc::new(file), index, last, sealed: false }))
+    Ok(Some(Found {
+        file: Arc::new(file),
+        index,
+        last,
+        sealed: false,
+    }))
 }
 
 fn damaged_record<D: Disk>(file: &LogFile<D>, scan: &Scan) -> OpenError {
@@ -379,7 +442,13 @@ async fn cut_torn_tail<D: Disk>(
     }
     let end = FILE_HEADER_BYTES + u64::from(scan.index.end);
     if rest.dirty {
-        tracing::warn!(file = file.name, next, reason = scan.stop, bytes = length - end, "torn tail cut");
+        tracing::warn!(
+            file = file.name,
+            next,
+            reason = scan.stop,
+            bytes = length - end,
+            "torn tail cut"
+        );
         handle.set_len(end).await?;
         handle.sync().await?;
         file.space.set(end, end);

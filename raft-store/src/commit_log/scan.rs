@@ -65,8 +65,18 @@ pub(super) async fn scan<F: DiskFile>(
     end: Option<u64>,
 ) -> io::Result<Scan> {
     let length = end.map_or(length, |end| length.min(FILE_HEADER_BYTES + end));
-    let mut window = Window { file, length, start: 0, bytes: Bytes::new() };
-    let mut found = Scan { index: FileIndex::default(), last: None, synced: None, stop: "end of file" };
+    let mut window = Window {
+        file,
+        length,
+        start: 0,
+        bytes: Bytes::new(),
+    };
+    let mut found = Scan {
+        index: FileIndex::default(),
+        last: None,
+        synced: None,
+        stop: "end of file",
+    };
     let mut next = header.first_index;
     let mut term = header.previous.map_or(0, |previous| previous.term);
     loop {
@@ -97,7 +107,10 @@ pub(super) async fn scan<F: DiskFile>(
             found.stop = "payload checksum";
             return Ok(found);
         }
-        let Some(end) = u32::try_from(stored).ok().and_then(|stored| found.index.end.checked_add(stored)) else {
+        let Some(end) = u32::try_from(stored)
+            .ok()
+            .and_then(|stored| found.index.end.checked_add(stored))
+        else {
             found.stop = "file too long";
             return Ok(found);
         };
@@ -121,12 +134,24 @@ pub(super) async fn rest<F: DiskFile>(
     length: u64,
     end: u32,
 ) -> io::Result<Rest> {
-    let mut rest = Rest { synced: None, dirty: false };
-    let mut window = Window { file, length, start: 0, bytes: Bytes::new() };
+    let mut rest = Rest {
+        synced: None,
+        dirty: false,
+    };
+    let mut window = Window {
+        file,
+        length,
+        start: 0,
+        bytes: Bytes::new(),
+    };
     let mut position = FILE_HEADER_BYTES + u64::from(end);
     while position < length {
-        let step = usize::try_from(length - position).unwrap_or(usize::MAX).min(WINDOW_BYTES);
-        let Some(bytes) = window.get(position, step).await? else { break };
+        let step = usize::try_from(length - position)
+            .unwrap_or(usize::MAX)
+            .min(WINDOW_BYTES);
+        let Some(bytes) = window.get(position, step).await? else {
+            break;
+        };
         let (mut at, clean) = (0, bytes.iter().all(|byte| *byte == 0));
         rest.dirty |= !clean;
         while !clean && at + MAGIC.len() <= bytes.len() {

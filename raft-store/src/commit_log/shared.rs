@@ -34,7 +34,11 @@ pub(super) struct Op<D: Disk> {
 /// What the writer does in one turn.
 pub(super) enum Action<D: Disk> {
     /// Records for one file, in order, the first at this log offset.
-    Write { file: Arc<LogFile<D>>, log_offset: u64, records: Vec<Record> },
+    Write {
+        file: Arc<LogFile<D>>,
+        log_offset: u64,
+        records: Vec<Record>,
+    },
     /// Nothing but its turn.
     Pass,
     /// Put what is written on disk, when appends do not wait for it.
@@ -43,8 +47,12 @@ pub(super) enum Action<D: Disk> {
     Vote(StoredVote),
     /// Save the marker.
     Marker(Marker),
-    /// Remove these files, last one first, then cut one to its header and this many bytes.
-    Truncate { keep: Option<LogId>, removed: Vec<Arc<LogFile<D>>>, cut: Option<(Arc<LogFile<D>>, u32)> },
+    /// Remove these files, last one first, then cut one to its header and this many bytes; `keep` is then the last.
+    Truncate {
+        keep: Option<LogId>,
+        removed: Vec<Arc<LogFile<D>>>,
+        cut: Option<(Arc<LogFile<D>>, u32)>,
+    },
     /// The last turn: save this marker, with the last synced entry filled in, and end.
     Close(Marker),
 }
@@ -58,11 +66,17 @@ pub(super) struct Failure {
 
 impl Failure {
     pub fn of(error: &io::Error) -> Self {
-        Self { kind: error.kind(), message: error.to_string() }
+        Self {
+            kind: error.kind(),
+            message: error.to_string(),
+        }
     }
 
     pub fn to_error(&self) -> io::Error {
-        io::Error::new(self.kind, format!("the log is closed after a failure: {}", self.message))
+        io::Error::new(
+            self.kind,
+            format!("the log is closed after a failure: {}", self.message),
+        )
     }
 
     pub fn message(&self) -> String {
@@ -135,14 +149,20 @@ impl<D: Disk> Shared<D> {
     ) -> io::Result<()> {
         let (sender, receiver) = oneshot::channel();
         let waits = self.submit(|state| {
-            let Some(mut op) = change(state)? else { return Ok((false, Vec::new())) };
+            let Some(mut op) = change(state)? else {
+                return Ok((false, Vec::new()));
+            };
             op.done = Some(Box::new(move |outcome| {
                 // Nobody waits any more: the turn was done all the same.
                 let _ = sender.send(outcome);
             }));
             Ok((true, vec![op]))
         })?;
-        if waits { receiver.await.unwrap_or_else(|_| Err(closed())) } else { Ok(()) }
+        if waits {
+            receiver.await.unwrap_or_else(|_| Err(closed()))
+        } else {
+            Ok(())
+        }
     }
 
     fn start(self: &Arc<Self>, idle: Idle<D>) {
@@ -152,7 +172,8 @@ impl<D: Disk> Shared<D> {
             self.disk.spawn_writer("log-filler", prefill::run(self.clone()));
         }
         if !self.options.sync {
-            self.disk.spawn_writer("log-flusher", writer::flush_now_and_then(self.clone()));
+            self.disk
+                .spawn_writer("log-flusher", writer::flush_now_and_then(self.clone()));
         }
     }
 
@@ -181,6 +202,8 @@ pub(super) struct Idle<D: Disk> {
     pub vote: super::slots::Slots<D::File>,
     pub marker: super::slots::Slots<D::File>,
     pub marker_value: Marker,
+    /// The last entry in the files.
+    pub last_record: Option<LogId>,
 }
 
 pub(super) fn complete_all(completions: impl Iterator<Item = Completion>, failure: &Failure) {

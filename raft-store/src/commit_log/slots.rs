@@ -46,7 +46,11 @@ impl<F: DiskFile> Slots<F> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut slots = Self { file: disk.create(&temporary).await?, identity, sequence: 0 };
+        let mut slots = Self {
+            file: disk.create(&temporary).await?,
+            identity,
+            sequence: 0,
+        };
         slots.write(value).await?;
         disk.rename(&temporary, path).await?;
         Ok(slots)
@@ -58,7 +62,10 @@ impl<F: DiskFile> Slots<F> {
         path: &Path,
         identity: GroupIdentity,
     ) -> Result<(Self, Bytes), OpenError> {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         let file = disk.open(path).await?;
         let length = file.len().await?;
         let mut found: [Option<(u64, Bytes)>; 2] = [None, None];
@@ -69,7 +76,10 @@ impl<F: DiskFile> Slots<F> {
             let bytes = file.read_at(offset, SLOT_BYTES).await?;
             if let Some((owner, sequence, value)) = decode(&bytes) {
                 if owner != identity {
-                    return Err(OpenError::Foreign { file: name, found: owner });
+                    return Err(OpenError::Foreign {
+                        file: name,
+                        found: owner,
+                    });
                 }
                 found[slot] = Some((sequence, value));
             }
@@ -83,7 +93,11 @@ impl<F: DiskFile> Slots<F> {
                 reason: "both slots are unreadable",
             });
         };
-        let mut slots = Self { file, identity, sequence };
+        let mut slots = Self {
+            file,
+            identity,
+            sequence,
+        };
         if whole {
             // A killed process may have left them in the page cache only.
             slots.file.sync().await?;
@@ -106,7 +120,10 @@ impl<F: DiskFile> Slots<F> {
 }
 
 fn encode(identity: GroupIdentity, sequence: u64, value: &[u8]) -> Bytes {
-    assert!(value.len() <= VALUE_BYTES_MAX, "a slot holds at most {VALUE_BYTES_MAX} bytes");
+    assert!(
+        value.len() <= VALUE_BYTES_MAX,
+        "a slot holds at most {VALUE_BYTES_MAX} bytes"
+    );
     let mut out = BytesMut::with_capacity(SLOT_BYTES);
     out.put_slice(&MAGIC);
     out.put_u32(0);
@@ -134,7 +151,11 @@ fn decode(bytes: &Bytes) -> Option<(GroupIdentity, u64, Bytes)> {
 mod tests {
     use super::*;
 
-    const IDENTITY: GroupIdentity = GroupIdentity { cluster: [1; 16], group: 2, creation: 3 };
+    const IDENTITY: GroupIdentity = GroupIdentity {
+        cluster: [1; 16],
+        group: 2,
+        creation: 3,
+    };
 
     #[test]
     fn slot_survives_its_bytes_and_no_flipped_bit_passes() {

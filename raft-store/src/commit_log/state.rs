@@ -92,6 +92,12 @@ impl<D: Disk> State<D> {
         self.last.map(|last| last.index + 1)
     }
 
+    /// The last entry in the files: not a purged one beyond them.
+    pub fn last_record(&self) -> Option<LogId> {
+        let index = self.files.back()?.next_index() - 1;
+        self.term_of(index).map(|term| LogId::new(term, index))
+    }
+
     /// Takes `records` in; returns the writes to queue, the last of them without completion.
     pub fn append(&mut self, shared: &Shared<D>, records: Vec<Record>) -> io::Result<Vec<Op<D>>> {
         self.check_order(&records)?;
@@ -99,7 +105,10 @@ impl<D: Disk> State<D> {
         for record in records {
             let bytes = u32::try_from(record.stored_bytes()).expect("payloads are bounded");
             let fits = self.files.back().is_some_and(|entry| {
-                let room = shared.options.file_bytes.saturating_sub(FILE_HEADER_BYTES + u64::from(entry.end));
+                let room = shared
+                    .options
+                    .file_bytes
+                    .saturating_sub(FILE_HEADER_BYTES + u64::from(entry.end));
                 !entry.sealed && entry.next_index() == record.log_id.index && u64::from(bytes) <= room
             });
             if !fits {
@@ -116,17 +125,28 @@ impl<D: Disk> State<D> {
             self.last = Some(record.log_id);
             self.tail.push(record.clone());
             match ops.last_mut() {
-                Some(Op { action: Action::Write { file, records, .. }, flushes, .. })
-                    if Arc::ptr_eq(file, &entry.file) =>
-                {
+                Some(Op {
+                    action: Action::Write { file, records, .. },
+                    flushes,
+                    ..
+                }) if Arc::ptr_eq(file, &entry.file) => {
                     *flushes = Some(record.log_id);
                     records.push(record);
                 }
                 _ => {
                     let flushes = Some(record.log_id);
                     let file = entry.file.clone();
-                    let action = Action::Write { file, log_offset, records: vec![record] };
-                    ops.push(Op { action, done: None, flushes, is_cut: false });
+                    let action = Action::Write {
+                        file,
+                        log_offset,
+                        records: vec![record],
+                    };
+                    ops.push(Op {
+                        action,
+                        done: None,
+                        flushes,
+                        is_cut: false,
+                    });
                 }
             }
         }
@@ -136,15 +156,17 @@ impl<D: Disk> State<D> {
     fn check_order(&self, records: &[Record]) -> io::Result<()> {
         let mut last = self.last;
         for record in records {
-            let follows = last.is_none_or(|last| {
-                record.log_id.index == last.index + 1 && record.log_id.term >= last.term
-            });
+            let follows =
+                last.is_none_or(|last| record.log_id.index == last.index + 1 && record.log_id.term >= last.term);
             if !follows {
                 let message = format!("append {} after {last:?}", record.log_id);
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
             }
             if record.payload.len() > PAYLOAD_BYTES_MAX {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "payload too large for one record"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "payload too large for one record",
+                ));
             }
             last = Some(record.log_id);
         }
@@ -163,20 +185,31 @@ impl<D: Disk> State<D> {
         };
         let folder = shared.folder.join(generation_name(self.marker.generation));
         let file = Arc::new(LogFile::new(&folder, header, 0));
-        self.files.push_back(Entry { file, offsets: Vec::new(), end: 0, sealed: false });
+        self.files.push_back(Entry {
+            file,
+            offsets: Vec::new(),
+            end: 0,
+            sealed: false,
+        });
     }
 
     /// Takes away everything after `last`; returns what the writer has to do, if anything.
     pub fn truncate(&mut self, last: Option<LogId>) -> io::Result<Option<Op<D>>> {
         let next = last.map_or(0, |last| last.index + 1);
         if self.marker.purged.is_some_and(|purged| purged.index >= next) && last != self.marker.purged {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "truncate below the purged entry"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "truncate below the purged entry",
+            ));
         }
         if self.next_index().is_none_or(|end| end <= next) {
             return Ok(None);
         }
         if last.is_some_and(|last| Some(last) != self.marker.purged && self.term_of(last.index) != Some(last.term)) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "truncate after an entry not in the log"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "truncate after an entry not in the log",
+            ));
         }
         let mut removed = Vec::new();
         let mut cut = None;
@@ -202,8 +235,17 @@ impl<D: Disk> State<D> {
         }
         self.last = last;
         self.add_cut(last);
-        let action = Action::Truncate { keep: last, removed, cut };
-        Ok(Some(Op { action, done: None, flushes: None, is_cut: true }))
+        let action = Action::Truncate {
+            keep: self.last_record(),
+            removed,
+            cut,
+        };
+        Ok(Some(Op {
+            action,
+            done: None,
+            flushes: None,
+            is_cut: true,
+        }))
     }
 
     fn add_cut(&mut self, keep: Option<LogId>) {
@@ -227,7 +269,12 @@ impl<D: Disk> State<D> {
             }
         }
         let flushes = beyond.then_some(upto);
-        Some(Op { action: Action::Marker(self.marker), done: None, flushes, is_cut: false })
+        Some(Op {
+            action: Action::Marker(self.marker),
+            done: None,
+            flushes,
+            is_cut: false,
+        })
     }
 
     /// Forgets the files that lie wholly before `index` and before the Raft start; the last one stays.
@@ -250,7 +297,12 @@ impl<D: Disk> State<D> {
             self.terms.drain(..begun - 1);
             self.terms[0].index = self.terms[0].index.max(first);
         }
-        let op = Op { action: Action::Marker(self.marker), done: None, flushes: None, is_cut: false };
+        let op = Op {
+            action: Action::Marker(self.marker),
+            done: None,
+            flushes: None,
+            is_cut: false,
+        };
         (removed, Some(op))
     }
 
@@ -263,14 +315,27 @@ impl<D: Disk> State<D> {
             self.files.push_back(entry);
             self.add_terms(&terms);
         }
-        let start_offset = self.files.front().map_or(self.end_offset, |entry| entry.file.header.first_offset);
+        let start_offset = self
+            .files
+            .front()
+            .map_or(self.end_offset, |entry| entry.file.header.first_offset);
         self.end_offset = self.files.back().map_or(start_offset, Entry::end_offset);
-        self.marker = Marker { generation, start_offset, purged: Some(purged), synced: None };
+        self.marker = Marker {
+            generation,
+            start_offset,
+            purged: Some(purged),
+            synced: None,
+        };
         self.last = Some(purged);
         self.prepared = None;
         self.prepare_failed = false;
         self.add_cut(Some(purged));
-        Op { action: Action::Marker(self.marker), done: None, flushes: Some(purged), is_cut: true }
+        Op {
+            action: Action::Marker(self.marker),
+            done: None,
+            flushes: Some(purged),
+            is_cut: true,
+        }
     }
 
     /// Adds the term starts of the next file.
@@ -303,9 +368,16 @@ impl<D: Disk> State<D> {
             return None;
         }
         let first = LogId::new(self.term_of(entry.first_index())?, entry.first_index());
-        let within = self.terms.iter().filter(|start| start.index > first.index && start.index < entry.next_index());
+        let within = self
+            .terms
+            .iter()
+            .filter(|start| start.index > first.index && start.index < entry.next_index());
         let terms = std::iter::once(first).chain(within.copied()).collect();
-        Some(FileIndex { offsets: entry.offsets.clone(), end: entry.end, terms })
+        Some(FileIndex {
+            offsets: entry.offsets.clone(),
+            end: entry.end,
+            terms,
+        })
     }
 
     /// The writer finished a turn: moves `flushed` and returns who waited for that.
@@ -314,7 +386,10 @@ impl<D: Disk> State<D> {
             self.cuts.pop_front();
         }
         let Some(flushes) = flushes else { return Vec::new() };
-        let reached = self.cuts.iter().fold(Some(flushes), |reached, cut| earlier(reached, *cut));
+        let mut reached = Some(flushes);
+        for cut in &self.cuts {
+            reached = earlier(reached, *cut);
+        }
         if reached.map(|id| id.index) > self.flushed.map(|id| id.index) {
             self.flushed = reached;
         }
@@ -331,7 +406,11 @@ impl<D: Disk> State<D> {
 
 /// The one with the lower index.
 fn earlier(a: Option<LogId>, b: Option<LogId>) -> Option<LogId> {
-    if a.map(|id| id.index) <= b.map(|id| id.index) { a } else { b }
+    if a.map(|id| id.index) <= b.map(|id| id.index) {
+        a
+    } else {
+        b
+    }
 }
 
 /// The folder of log files with this number.

@@ -13,11 +13,19 @@ pub(super) struct Tail {
 
 impl Tail {
     pub fn new(bytes_max: usize) -> Self {
-        Self { records: VecDeque::new(), bytes: 0, bytes_max }
+        Self {
+            records: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+        }
     }
 
     pub fn push(&mut self, record: Record) {
-        if self.records.back().is_some_and(|last| last.log_id.index + 1 != record.log_id.index) {
+        if self
+            .records
+            .back()
+            .is_some_and(|last| last.log_id.index + 1 != record.log_id.index)
+        {
             // The indexes between were purged before they were written.
             self.clear();
         }
@@ -64,7 +72,9 @@ impl Tail {
 
     /// The records `from..to`, at least one if there is one at `from`, at most `bytes_max` of payload after it.
     pub fn range(&self, from: u64, to: u64, bytes_max: usize) -> Vec<Record> {
-        let Some(at) = self.first_index().and_then(|first| from.checked_sub(first)) else { return Vec::new() };
+        let Some(at) = self.first_index().and_then(|first| from.checked_sub(first)) else {
+            return Vec::new();
+        };
         let Ok(at) = usize::try_from(at) else { return Vec::new() };
         let mut bytes = 0;
         let mut out = Vec::new();
@@ -94,7 +104,11 @@ mod tests {
     fn tail(bytes_max: usize) -> Tail {
         let mut tail = Tail::new(bytes_max);
         for index in 10..20 {
-            tail.push(Record::new(LogId::new(1, index), RecordKind::Normal, Bytes::from(vec![0; 1000])));
+            tail.push(Record::new(
+                LogId::new(1, index),
+                RecordKind::Normal,
+                Bytes::from(vec![0; 1000]),
+            ));
         }
         tail
     }

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use super::Completion;
 use super::file::{FILE_HEADER_BYTES, LogFile};
 use super::marker::Marker;
 use super::record::{RECORD_HEADER_BYTES, Record, RecordHeader};
 use super::shared::{Action, Failure, Idle, Op, Queue, Shared, closed, complete_all};
 use super::slots::Slots;
-use super::Completion;
 use crate::disk::{Disk, DiskFile};
 use crate::log_id::LogId;
 use crate::vote;
@@ -63,9 +63,9 @@ pub(super) struct Writer<D: Disk> {
 
 impl<D: Disk> Writer<D> {
     pub fn new(shared: Arc<Shared<D>>, idle: Idle<D>) -> Self {
-        let (current, flushed) = {
+        let (current, written) = {
             let state = shared.state.lock();
-            (state.active.clone(), state.flushed)
+            (state.active.clone(), idle.last_record)
         };
         Self {
             shared,
@@ -75,8 +75,8 @@ impl<D: Disk> Writer<D> {
             current,
             group: None,
             waiting: Vec::new(),
-            written: flushed,
-            synced: flushed,
+            written,
+            synced: written,
             unsynced_bytes: 0,
         }
     }
@@ -98,13 +98,24 @@ impl<D: Disk> Writer<D> {
     }
 
     async fn step(&mut self, op: Op<D>) -> io::Result<()> {
-        let Op { action, done, flushes, is_cut } = op;
+        let Op {
+            action,
+            done,
+            flushes,
+            is_cut,
+        } = op;
         let turn = Turn { done, flushes, is_cut };
-        if let Action::Write { file, log_offset, records } = action {
+        if let Action::Write {
+            file,
+            log_offset,
+            records,
+        } = action
+        {
             let bytes: u64 = records.iter().map(Record::stored_bytes).sum();
-            let joins = self.group.as_ref().is_some_and(|group| {
-                Arc::ptr_eq(&group.file, &file) && group.bytes + bytes <= GROUP_BYTES_MAX
-            });
+            let joins = self
+                .group
+                .as_ref()
+                .is_some_and(|group| Arc::ptr_eq(&group.file, &file) && group.bytes + bytes <= GROUP_BYTES_MAX);
             let ended = if joins { Ok(()) } else { self.commit().await };
             self.waiting.push(turn);
             ended?;
@@ -113,7 +124,14 @@ impl<D: Disk> Writer<D> {
                     group.records.extend(records);
                     group.bytes += bytes;
                 }
-                None => self.group = Some(Group { file, log_offset, records, bytes }),
+                None => {
+                    self.group = Some(Group {
+                        file,
+                        log_offset,
+                        records,
+                        bytes,
+                    })
+                }
             }
             return Ok(());
         }
@@ -132,7 +150,11 @@ impl<D: Disk> Writer<D> {
             Action::Truncate { keep, removed, cut } => self.truncate(keep, removed, cut).await?,
             Action::Close(marker) => {
                 self.sync().await?;
-                self.save_marker(Marker { synced: self.synced, ..marker }).await?;
+                self.save_marker(Marker {
+                    synced: self.synced,
+                    ..marker
+                })
+                .await?;
             }
         }
         self.finish()
@@ -150,7 +172,12 @@ impl<D: Disk> Writer<D> {
     }
 
     async fn write(&mut self, group: Group<D>) -> io::Result<()> {
-        let Group { file, log_offset, records, bytes } = group;
+        let Group {
+            file,
+            log_offset,
+            records,
+            bytes,
+        } = group;
         self.switch_to(&file).await?;
         let handle = file.handle().ok_or_else(closed)?;
         let buffers = self.buffers(log_offset, &records);
@@ -264,7 +291,11 @@ impl<D: Disk> Writer<D> {
         let disk = self.shared.disk.clone();
         if self.marker_value.synced.map(|id| id.index) > keep.map(|id| id.index) {
             // Else the entries taken away would be missed as damaged at the next start.
-            self.save_marker(Marker { synced: None, ..self.marker_value }).await?;
+            self.save_marker(Marker {
+                synced: None,
+                ..self.marker_value
+            })
+            .await?;
         }
         if self.unsynced_bytes > 0 {
             self.sync().await?;
@@ -389,7 +420,12 @@ pub(super) async fn flush_now_and_then<D: Disk>(shared: Arc<Shared<D>>) {
             if !state.unsynced {
                 continue;
             }
-            state.queue.push_back(Op { action: Action::Sync, done: None, flushes: None, is_cut: false });
+            state.queue.push_back(Op {
+                action: Action::Sync,
+                done: None,
+                flushes: None,
+                is_cut: false,
+            });
         }
         shared.wake.notify_one();
     }
@@ -406,5 +442,9 @@ pub(super) async fn write_index<D: Disk>(shared: &Shared<D>, file: &LogFile<D>, 
 }
 
 fn lower(a: Option<LogId>, b: Option<LogId>) -> Option<LogId> {
-    if a.map(|id| id.index) <= b.map(|id| id.index) { a } else { b }
+    if a.map(|id| id.index) <= b.map(|id| id.index) {
+        a
+    } else {
+        b
+    }
 }

@@ -68,7 +68,15 @@ impl Disk for FileDisk {
 
     async fn create(&self, path: &Path) -> io::Result<OpenFile> {
         let path = path.to_owned();
-        blocking(move || OpenOptions::new().read(true).write(true).create_new(true).open(path).map(OpenFile::new)).await
+        blocking(move || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(path)
+                .map(OpenFile::new)
+        })
+        .await
     }
 
     async fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
@@ -113,7 +121,11 @@ impl Disk for FileDisk {
     }
 
     async fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() };
+        let folder = if folder.as_os_str().is_empty() {
+            PathBuf::from(".")
+        } else {
+            folder.to_owned()
+        };
         blocking(move || File::open(folder)?.sync_all()).await
     }
 

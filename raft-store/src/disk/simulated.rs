@@ -114,22 +114,35 @@ const ZERO_AHEAD_BYTES: u64 = 16 << 10;
 impl SimulatedDisk {
     /// An empty disk whose calls take no time; writers run on threads.
     pub fn new() -> Self {
-        Self { world: Arc::default(), hooks: None, zero_ahead: ZERO_AHEAD_BYTES }
+        Self {
+            world: Arc::default(),
+            hooks: None,
+            zero_ahead: ZERO_AHEAD_BYTES,
+        }
     }
 
     /// An empty disk whose writers are tasks and whose calls take time.
     pub fn with_hooks(spawn: Spawn, sleep: Sleep, latency: Latency) -> Self {
-        Self { hooks: Some(Hooks { spawn, sleep, latency }), ..Self::new() }
+        Self {
+            hooks: Some(Hooks { spawn, sleep, latency }),
+            ..Self::new()
+        }
     }
 
     /// The same disk with another distance between the filler and the writer; 0 for no filler.
     #[must_use]
     pub fn with_zero_ahead(self, bytes: u64) -> Self {
-        Self { zero_ahead: bytes, ..self }
+        Self {
+            zero_ahead: bytes,
+            ..self
+        }
     }
 
     fn successor(&self, world: World) -> Self {
-        Self { world: Arc::new(Mutex::new(world)), ..self.clone() }
+        Self {
+            world: Arc::new(Mutex::new(world)),
+            ..self.clone()
+        }
     }
 
     /// Power loss: any subset of what was not synced survives, as the seed decides. Old handles are dead.
@@ -278,12 +291,18 @@ impl Disk for SimulatedDisk {
 
     async fn open(&self, path: &Path) -> io::Result<SimulatedFile> {
         let content = self.call(Call::Open, |world| world.file(path)).await?;
-        Ok(SimulatedFile { disk: self.clone(), content })
+        Ok(SimulatedFile {
+            disk: self.clone(),
+            content,
+        })
     }
 
     async fn create(&self, path: &Path) -> io::Result<SimulatedFile> {
         let content = self.call(Call::Create, |world| world.create(path)).await?;
-        Ok(SimulatedFile { disk: self.clone(), content })
+        Ok(SimulatedFile {
+            disk: self.clone(),
+            content,
+        })
     }
 
     async fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
@@ -321,7 +340,10 @@ impl Disk for SimulatedDisk {
     async fn space(&self, _folder: &Path) -> io::Result<DiskSpace> {
         let world = self.world.lock();
         let total = world.capacity.unwrap_or(1 << 40);
-        Ok(DiskSpace { free: total.saturating_sub(world.used()), total })
+        Ok(DiskSpace {
+            free: total.saturating_sub(world.used()),
+            total,
+        })
     }
 }
 
@@ -336,9 +358,7 @@ impl SimulatedFile {
     fn check_room(&self, world: &World, length: usize) -> io::Result<()> {
         let grows = length.saturating_sub(self.content.lock().len()) as u64;
         match world.capacity {
-            Some(capacity) if grows > 0 && world.used() + grows > capacity => {
-                Err(io::ErrorKind::StorageFull.into())
-            }
+            Some(capacity) if grows > 0 && world.used() + grows > capacity => Err(io::ErrorKind::StorageFull.into()),
             _ => Ok(()),
         }
     }
@@ -385,7 +405,9 @@ impl DiskFile for SimulatedFile {
             return Err(kind.into());
         }
         let content = self.content.lock();
-        content.read(place(offset)?, length).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        content
+            .read(place(offset)?, length)
+            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     async fn sync(&self) -> io::Result<()> {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
+use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::base::BoxFuture;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
@@ -20,7 +21,6 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::{AnyError, AsyncRuntime, OptionalSend};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -49,7 +49,11 @@ pub struct Network<Rt, D: Disk, T: Transport, R> {
 impl<Rt, D: Disk, T: Transport, R> Network<Rt, D, T, R> {
     /// Connects through `transport`, reads snapshot files from `disk`.
     pub fn new(transport: T, disk: D) -> Self {
-        Self { transport, disk, types: std::marker::PhantomData }
+        Self {
+            transport,
+            disk,
+            types: std::marker::PhantomData,
+        }
     }
 
     fn client(&self, node: &Member, purpose: Purpose) -> Client<Rt, D, T, R> {
@@ -117,13 +121,19 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, R: Send + Sync + 'static> Client<R
         let exchange = async {
             let (mut sender, mut receiver) = self.connection(Purpose::Control).await.map_err(|e| unreachable(&e))?;
             sender.send(&[frame]).await.map_err(|e| unreachable(&e))?;
-            let frame = receiver.receive().await.map_err(|e| unreachable(&e))?.ok_or_else(|| broken("closed"))?;
+            let frame = receiver
+                .receive()
+                .await
+                .map_err(|e| unreachable(&e))?
+                .ok_or_else(|| broken("closed"))?;
             if self.purpose == Purpose::Control {
                 *self.idle.lock() = Some((sender, receiver));
             }
             codec::decode_response(frame).map_err(|_| broken("malformed response"))
         };
-        Rt::timeout(limit, exchange).await.map_err(|_| broken("no answer in time"))?
+        Rt::timeout(limit, exchange)
+            .await
+            .map_err(|_| broken("no answer in time"))?
     }
 
     async fn vote_request(
@@ -132,7 +142,10 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, R: Send + Sync + 'static> Client<R
         pre: bool,
         option: RPCOption,
     ) -> Result<VoteResponse<Types<Rt, R>>, RPCError<Types<Rt, R>>> {
-        match self.request(codec::encode_vote(&request, pre), option.hard_ttl()).await? {
+        match self
+            .request(codec::encode_vote(&request, pre), option.hard_ttl())
+            .await?
+        {
             Response::Voted(response) => Ok(response),
             Response::Refused(reason) => Err(broken(&reason)),
             _ => Err(broken("unexpected response")),
@@ -150,7 +163,9 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, R: Send + Sync + 'static> RaftNetw
         request: AppendEntriesRequest<Types<Rt, R>>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types<Rt, R>>, RPCError<Types<Rt, R>>> {
-        let mut responses = self.stream_append(Box::pin(stream::once(async { request })), option).await?;
+        let mut responses = self
+            .stream_append(Box::pin(stream::once(async { request })), option)
+            .await?;
         match responses.next().await {
             Some(result) => result.map(AppendEntriesResponse::from),
             None => Err(broken("closed")),
@@ -270,8 +285,12 @@ async fn send_requests<Rt: AsyncRuntime, R: Send + Sync + 'static, F: FrameSende
     let window = Arc::new(Semaphore::new(WINDOW_KIB as usize));
     let sending = async {
         while let Some(request) = input.next().await {
-            let kib = u32::try_from(codec::payload_bytes(&request.entries) / 1024 + 1).unwrap_or(u32::MAX).min(WINDOW_KIB);
-            let Ok(share) = window.clone().acquire_many_owned(kib).await else { return };
+            let kib = u32::try_from(codec::payload_bytes(&request.entries) / 1024 + 1)
+                .unwrap_or(u32::MAX)
+                .min(WINDOW_KIB);
+            let Ok(share) = window.clone().acquire_many_owned(kib).await else {
+                return;
+            };
             // The answer's place is taken before the request leaves, so that no answer can come too early.
             if sent.send(Sent { _share: share }).await.is_err() {
                 return;

@@ -86,7 +86,10 @@ pub fn encode_append<Rt: AsyncRuntime, R: Send + Sync + 'static>(
 }
 
 /// A vote or pre-vote request.
-pub fn encode_vote<Rt: AsyncRuntime, R: Send + Sync + 'static>(request: &VoteRequest<Types<Rt, R>>, pre: bool) -> Bytes {
+pub fn encode_vote<Rt: AsyncRuntime, R: Send + Sync + 'static>(
+    request: &VoteRequest<Types<Rt, R>>,
+    pre: bool,
+) -> Bytes {
     let mut frame = BytesMut::with_capacity(40);
     frame.put_u8(if pre { PRE_VOTE } else { VOTE });
     put_vote(&mut frame, &request.vote);
@@ -96,7 +99,9 @@ pub fn encode_vote<Rt: AsyncRuntime, R: Send + Sync + 'static>(request: &VoteReq
 }
 
 /// A leadership transfer request.
-pub fn encode_transfer<Rt: AsyncRuntime, R: Send + Sync + 'static>(request: &TransferLeaderRequest<Types<Rt, R>>) -> Bytes {
+pub fn encode_transfer<Rt: AsyncRuntime, R: Send + Sync + 'static>(
+    request: &TransferLeaderRequest<Types<Rt, R>>,
+) -> Bytes {
     let mut frame = BytesMut::with_capacity(48);
     frame.put_u8(TRANSFER);
     put_vote(&mut frame, request.from_leader());
@@ -160,7 +165,11 @@ pub fn decode_request<Rt: AsyncRuntime, R: Send + Sync + 'static>(frame: Bytes) 
         VOTE | PRE_VOTE => {
             let mut request = VoteRequest::new(vote(&mut reader)?, log_id(&mut reader)?);
             request.leadership_transfer = reader.u8()? == 1;
-            if kind == PRE_VOTE { Request::PreVote(request) } else { Request::Vote(request) }
+            if kind == PRE_VOTE {
+                Request::PreVote(request)
+            } else {
+                Request::Vote(request)
+            }
         }
         TRANSFER => {
             let from = vote(&mut reader)?;
@@ -209,14 +218,28 @@ fn entries(reader: &mut BytesReader) -> Result<Vec<EngineEntry>, Malformed> {
         if crc32c::crc32c(&payload) != payload_crc {
             return Err(Malformed);
         }
-        entries.push(convert::entry(Record { log_id, kind, payload, payload_crc })?);
+        entries.push(convert::entry(Record {
+            log_id,
+            kind,
+            payload,
+            payload_crc,
+        })?);
     }
     Ok(entries)
 }
 
 /// Bytes of entry payloads in a request, for the sender's window.
 pub fn payload_bytes(entries: &[EngineEntry]) -> usize {
-    entries.iter().map(|entry| if let EntryPayload::Normal(payload) = &entry.payload { payload.bytes.len() } else { 0 }).sum()
+    entries
+        .iter()
+        .map(|entry| {
+            if let EntryPayload::Normal(payload) = &entry.payload {
+                payload.bytes.len()
+            } else {
+                0
+            }
+        })
+        .sum()
 }
 
 pub(crate) fn put_vote(frame: &mut BytesMut, vote: &EngineVote) {
@@ -227,7 +250,11 @@ pub(crate) fn put_vote(frame: &mut BytesMut, vote: &EngineVote) {
 
 pub(crate) fn vote(reader: &mut BytesReader) -> Result<EngineVote, Malformed> {
     let (term, node) = (reader.u64()?, reader.u64()?);
-    Ok(if reader.u8()? == 1 { EngineVote::new_committed(term, node) } else { EngineVote::new(term, node) })
+    Ok(if reader.u8()? == 1 {
+        EngineVote::new_committed(term, node)
+    } else {
+        EngineVote::new(term, node)
+    })
 }
 
 fn put_log_id(frame: &mut BytesMut, id: Option<&EngineLogId>) {
@@ -259,7 +286,10 @@ mod tests {
             prev_log_id: Some(id(7)),
             leader_commit: None,
             entries: vec![
-                EngineEntry { log_id: id(8), payload: EntryPayload::Blank },
+                EngineEntry {
+                    log_id: id(8),
+                    payload: EntryPayload::Blank,
+                },
                 EngineEntry {
                     log_id: id(9),
                     payload: EntryPayload::Normal(Payload::new(Bytes::from_static(b"payload"))),
@@ -274,11 +304,15 @@ mod tests {
 
     #[test]
     fn append_request_survives_the_wire() {
-        let Ok(Wire::Append(read)) = decode_request(frame().into()) else { panic!("not an append request") };
+        let Ok(Wire::Append(read)) = decode_request(frame().into()) else {
+            panic!("not an append request")
+        };
         assert_eq!(read.vote, append().vote);
         assert_eq!(read.prev_log_id, append().prev_log_id);
         assert_eq!(read.leader_commit, None);
-        let EntryPayload::Normal(payload) = &read.entries[1].payload else { panic!("not a normal entry") };
+        let EntryPayload::Normal(payload) = &read.entries[1].payload else {
+            panic!("not a normal entry")
+        };
         assert_eq!(&payload.bytes[..], b"payload");
     }
 
@@ -286,7 +320,10 @@ mod tests {
     fn any_cut_frame_is_refused() {
         let frame = frame();
         for end in 0..frame.len() {
-            assert!(decode_request::<TokioRuntime, u8>(frame[..end].to_vec().into()).is_err(), "cut at {end}");
+            assert!(
+                decode_request::<TokioRuntime, u8>(frame[..end].to_vec().into()).is_err(),
+                "cut at {end}"
+            );
         }
     }
 

@@ -66,7 +66,9 @@ pub async fn send_snapshot<D: Disk>(
                 if open.as_ref().is_none_or(|(held, _)| *held != number) {
                     open = Some((number, disk.open(&snapshot.folder.join(path)).await?));
                 }
-                let Some((_, file)) = &open else { return Err(malformed(Malformed)) };
+                let Some((_, file)) = &open else {
+                    return Err(malformed(Malformed));
+                };
                 let piece = file.read_at(offset, length).await?;
                 let mut head = BytesMut::with_capacity(5);
                 head.put_u8(PIECE);
@@ -129,7 +131,10 @@ pub async fn fetch<D: Disk>(
             let crc = frame.u32().map_err(malformed)?;
             let piece = frame.bytes(length as usize).map_err(malformed)?;
             if crc32c::crc32c(&piece) != crc {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "snapshot piece fails its checksum"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "snapshot piece fails its checksum",
+                ));
             }
             if offset + u64::from(length) == bytes {
                 file.sync().await?;
@@ -142,7 +147,10 @@ pub async fn fetch<D: Disk>(
     for part in ["log", "state"] {
         disk.sync_folder(&folder.join(part)).await?;
     }
-    Ok(SnapshotFiles { folder: Arc::new(folder.to_owned()), manifest })
+    Ok(SnapshotFiles {
+        folder: Arc::new(folder.to_owned()),
+        manifest,
+    })
 }
 
 /// Ends a transfer with this replica's vote.

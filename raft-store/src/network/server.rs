@@ -38,7 +38,10 @@ pub async fn serve_append<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
     mut leader: impl FnMut(u64) + Send,
 ) -> io::Result<()> {
     let (requests, waiting) = mpsc::channel::<AppendEntriesRequest<Types<Rt, S::Reply>>>(REQUESTS_WAITING);
-    let waiting = stream::unfold(waiting, |mut waiting| async move { Some((waiting.recv().await?, waiting)) });
+    let waiting = stream::unfold(
+        waiting,
+        |mut waiting| async move { Some((waiting.recv().await?, waiting)) },
+    );
     let mut responses = raft.stream_append(waiting).boxed();
     let reading = async {
         while let Some(frame) = receiver.receive().await? {
@@ -81,8 +84,8 @@ pub async fn serve_control<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
         let response = match codec::decode_request(frame).map_err(|_| malformed())? {
             Request::Append(request) => {
                 leader(request.vote.leader_id.voted_for);
-                let previous = request.prev_log_id.clone();
-                let last = request.entries.last().map(|entry| entry.log_id.clone()).or(previous.clone());
+                let previous = request.prev_log_id;
+                let last = request.entries.last().map(|entry| entry.log_id).or(previous);
                 match raft.append_entries(request).await {
                     Ok(AppendEntriesResponse::HigherVote(vote)) => {
                         Response::Appended(Err(StreamAppendError::HigherVote(vote)))
@@ -125,19 +128,33 @@ pub async fn serve_files<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
     mut sender: impl FrameSender,
     mut receiver: impl FrameReceiver,
 ) -> io::Result<()> {
-    let Some(frame) = receiver.receive().await? else { return Ok(()) };
+    let Some(frame) = receiver.receive().await? else {
+        return Ok(());
+    };
     let (vote, manifest) = files::read_offer(frame)?;
     if manifest.identity != identity {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "snapshot of another group was offered"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "snapshot of another group was offered",
+        ));
     }
     let last = manifest.last;
     let membership = convert::stored_membership(manifest.membership.clone()).map_err(|_| malformed())?;
     tracing::info!(%last, files = manifest.log.len() + manifest.state.len(), "fetching a snapshot");
     let staging = folder.join(format!("in-{}-{}", last.term, last.index));
     let fetched = files::fetch(disk, &mut sender, &mut receiver, manifest, &staging).await?;
-    let meta = SnapshotMeta { last_log_id: Some(convert::engine_log_id(last)), last_membership: membership };
+    let meta = SnapshotMeta {
+        last_log_id: Some(convert::engine_log_id(last)),
+        last_membership: membership,
+    };
     let answer = raft
-        .install_full_snapshot(vote, Snapshot { meta, snapshot: fetched })
+        .install_full_snapshot(
+            vote,
+            Snapshot {
+                meta,
+                snapshot: fetched,
+            },
+        )
         .await
         .map_err(|fatal| io::Error::other(fatal.to_string()))?;
     tracing::info!(%last, "snapshot installed");

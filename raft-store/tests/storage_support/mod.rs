@@ -18,7 +18,11 @@ use flotilla_raft_store::log_id::LogId;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
-pub const IDENTITY: GroupIdentity = GroupIdentity { cluster: [7; 16], group: 3, creation: 11 };
+pub const IDENTITY: GroupIdentity = GroupIdentity {
+    cluster: [7; 16],
+    group: 3,
+    creation: 11,
+};
 
 pub fn folder() -> PathBuf {
     PathBuf::from("/log")
@@ -43,7 +47,11 @@ impl Wake for Woken {
 
 impl Driver {
     pub fn new() -> Self {
-        Self { spawned: Spawned::default(), tasks: Vec::new(), woken: Arc::new(Woken(AtomicBool::new(false))) }
+        Self {
+            spawned: Spawned::default(),
+            tasks: Vec::new(),
+            woken: Arc::new(Woken(AtomicBool::new(false))),
+        }
     }
 
     /// A disk whose writers are tasks of this driver.
@@ -98,13 +106,21 @@ async fn wait_a_round() {
     let mut waited = false;
     std::future::poll_fn(|context| {
         context.waker().wake_by_ref();
-        if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }
+        if std::mem::replace(&mut waited, true) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     })
     .await;
 }
 
 pub fn options(file_bytes: u64) -> LogOptions {
-    LogOptions { file_bytes, tail_bytes: 4096, sync: true }
+    LogOptions {
+        file_bytes,
+        tail_bytes: 4096,
+        sync: true,
+    }
 }
 
 pub async fn open(
@@ -168,8 +184,13 @@ pub fn log_file(log: &CommitLog<SimulatedDisk>, disk: &SimulatedDisk, at: usize)
 
 /// The path of a file in the current folder of log files.
 pub fn find_file(disk: &SimulatedDisk, name: &str) -> PathBuf {
-    let folders = disk.names(&folder()).into_iter().filter(|folder| folder.starts_with("files-"));
-    let mut paths = folders.map(|files| folder().join(files)).filter(|path| disk.names(path).iter().any(|n| n == name));
+    let folders = disk
+        .names(&folder())
+        .into_iter()
+        .filter(|folder| folder.starts_with("files-"));
+    let mut paths = folders
+        .map(|files| folder().join(files))
+        .filter(|path| disk.names(path).iter().any(|n| n == name));
     paths.next().expect("the file is there").join(name)
 }
 

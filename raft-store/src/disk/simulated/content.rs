@@ -33,7 +33,12 @@ impl Content {
     /// A file on stable storage.
     pub fn of(bytes: Vec<u8>) -> Self {
         let bytes = Arc::new(bytes);
-        Self { written: bytes.clone(), synced: bytes, dirty: BTreeSet::new(), cut_to: None }
+        Self {
+            written: bytes.clone(),
+            synced: bytes,
+            dirty: BTreeSet::new(),
+            cut_to: None,
+        }
     }
 
     pub fn written(&self) -> &[u8] {
@@ -62,7 +67,9 @@ impl Content {
     }
 
     pub fn read(&self, offset: usize, length: usize) -> Option<Bytes> {
-        self.written.get(offset..offset.checked_add(length)?).map(Bytes::copy_from_slice)
+        self.written
+            .get(offset..offset.checked_add(length)?)
+            .map(Bytes::copy_from_slice)
     }
 
     pub fn set_len(&mut self, length: usize) {
@@ -80,8 +87,16 @@ impl Content {
     }
 
     pub fn start_sync(&self) -> SyncStarted {
-        let sectors = self.dirty.iter().map(|sector| (*sector, self.sector(*sector).to_vec())).collect();
-        SyncStarted { length: self.written.len(), sectors, cut_to: self.cut_to }
+        let sectors = self
+            .dirty
+            .iter()
+            .map(|sector| (*sector, self.sector(*sector).to_vec()))
+            .collect();
+        SyncStarted {
+            length: self.written.len(),
+            sectors,
+            cut_to: self.cut_to,
+        }
     }
 
     /// All that was written before the sync started is on stable storage; what was written since is not.

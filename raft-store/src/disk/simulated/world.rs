@@ -61,9 +61,10 @@ impl World {
         if call.mutates() {
             self.mutations += 1;
         }
-        let planned = self.faults.iter().find(|(kind, from, fault)| {
-            *kind == call && (*from == count || (fault.lasts() && *from < count))
-        });
+        let planned = self
+            .faults
+            .iter()
+            .find(|(kind, from, fault)| *kind == call && (*from == count || (fault.lasts() && *from < count)));
         planned.map(|(_, _, fault)| *fault)
     }
 
@@ -144,8 +145,9 @@ impl World {
             return Err(not_found(folder));
         }
         let within = self.written.keys().filter(|path| path.parent() == Some(folder));
-        let mut names: Vec<String> =
-            within.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
+        let mut names: Vec<String> = within
+            .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+            .collect();
         names.sort();
         Ok(names)
     }
@@ -158,7 +160,11 @@ impl World {
         let mut change = Change::new();
         for (path, node) in &self.written {
             if let Ok(below) = path.strip_prefix(from) {
-                let target = if below.as_os_str().is_empty() { to.to_owned() } else { to.join(below) };
+                let target = if below.as_os_str().is_empty() {
+                    to.to_owned()
+                } else {
+                    to.join(below)
+                };
                 change.push((path.clone(), None));
                 change.push((target, Some(node.clone())));
             }
@@ -264,7 +270,12 @@ impl World {
             };
             image.insert(path, node);
         }
-        Self { durable: image.clone(), written: image, capacity: self.capacity, ..Self::default() }
+        Self {
+            durable: image.clone(),
+            written: image,
+            capacity: self.capacity,
+            ..Self::default()
+        }
     }
 }
 

@@ -1,0 +1,327 @@
+//! One client connection: frames in, answers out, in one task.
+//!
+//! Requests run as futures of this task, many at once, and are answered in the order they finish. Small answers are
+//! gathered into one buffer and everything waiting leaves in one vectored write.
+//!
+//! Bounded: requests in flight and answer bytes not yet sent. Over either the connection is not read until it has
+//! caught up, so the client feels the TCP window; finished requests are not even polled while too many bytes wait.
+//! A client that takes no byte for [`STALLED_MAX`] is cut off. Crash: a killed process resets its connections.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use flotilla_api::remoting::frame::{self, RemotingCommand};
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info};
+
+use crate::connection_table::Connection;
+use crate::membership;
+use crate::node::Broker;
+use crate::router::{self, Origin};
+use crate::server::stopped;
+
+/// Requests of one connection being worked on; parked pulls are counted apart.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 1_024;
+/// Parked pulls of one connection: one for each queue a client consumes.
+pub const PARKED_PER_CONNECTION_MAX: usize = 16_384;
+/// Answer bytes waiting for one connection before no further answer is made for it.
+pub const UNSENT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A connection without any traffic is closed after this long.
+pub const IDLE_MAX: Duration = Duration::from_secs(120);
+/// A client that takes none of the bytes waiting for it is cut off after this long.
+pub const STALLED_MAX: Duration = Duration::from_secs(30);
+
+/// How often idle and stalled connections are looked for.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// Room for the next read.
+const READ_BYTES: usize = 64 * 1024;
+/// Bodies up to this size are copied behind their header; larger ones are sent from where they lie.
+const COPY_BYTES_MAX: usize = 4 * 1024;
+/// Buffers given to one system call.
+const WRITE_BUFFERS_MAX: usize = 64;
+
+/// Serves one connection until it closes, breaks, idles or the node stops.
+pub async fn serve(
+    stream: TcpStream,
+    broker: Arc<Broker>,
+    connection: Arc<Connection>,
+    pushes: mpsc::Receiver<RemotingCommand>,
+    shutdown: watch::Receiver<bool>,
+) {
+    let mut entered = Entered {
+        broker: Arc::clone(&broker),
+        connection: Arc::clone(&connection),
+        left: false,
+    };
+    let peer = connection.peer;
+    match converse(&stream, &broker, &connection, pushes, shutdown).await {
+        Ok(End::Closed) => {}
+        Ok(End::Stopped) => {
+            // Whatever was answered shall arrive: an orderly close, not a reset.
+            let _ = SockRef::from(&stream).set_linger(None);
+        }
+        Ok(End::Idle) => debug!(%peer, "closing an idle connection"),
+        Err(Broken::Io(error)) => debug!(%peer, %error, "connection broke"),
+        Err(Broken::Frame(error)) => info!(%peer, %error, "closing a connection that sent no valid frame"),
+        Err(Broken::Stalled) => info!(%peer, "closing a connection that does not read its answers"),
+    }
+    entered.leave();
+}
+
+/// Takes the connection off the table however its task ends, and tells the group's members that a client left.
+struct Entered {
+    broker: Arc<Broker>,
+    connection: Arc<Connection>,
+    left: bool,
+}
+
+impl Entered {
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.left, true) {
+            let departed = self.broker.connections.remove(self.connection.id);
+            membership::clients_departed(&self.broker, departed);
+        }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+enum End {
+    Closed,
+    Idle,
+    Stopped,
+}
+
+enum Broken {
+    Io(io::Error),
+    Frame(String),
+    Stalled,
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+async fn converse(
+    stream: &TcpStream,
+    broker: &Arc<Broker>,
+    connection: &Arc<Connection>,
+    mut pushes: mpsc::Receiver<RemotingCommand>,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<End, Broken> {
+    let mut input = BytesMut::with_capacity(READ_BYTES);
+    let mut unsent = Unsent::default();
+    let mut in_flight = FuturesUnordered::new();
+    let mut check = tokio::time::interval(CHECK_INTERVAL);
+    let mut last_traffic = Instant::now();
+    let mut first_byte = true;
+    let mut stopping = false;
+
+    loop {
+        if !unsent.is_empty() && unsent.try_write(stream)? {
+            last_traffic = Instant::now();
+        }
+        if stopping && in_flight.is_empty() && unsent.is_empty() {
+            return Ok(End::Stopped);
+        }
+        let parked = connection.parked.load(Ordering::Relaxed);
+        let roomy = unsent.bytes < UNSENT_BYTES_MAX;
+        let may_read = !stopping
+            && roomy
+            && parked < PARKED_PER_CONNECTION_MAX
+            && in_flight.len().saturating_sub(parked) < REQUESTS_IN_FLIGHT_MAX;
+
+        tokio::select! {
+            Some(answer) = in_flight.next(), if roomy && !in_flight.is_empty() => {
+                unsent.push(answer);
+                // Whatever else is ready goes out with the same write.
+                while unsent.bytes < UNSENT_BYTES_MAX
+                    && let Some(Some(answer)) = in_flight.next().now_or_never()
+                {
+                    unsent.push(answer);
+                }
+            }
+            ready = stream.readable(), if may_read => {
+                ready?;
+                if !read(stream, &mut input)? {
+                    return Ok(End::Closed);
+                }
+                last_traffic = Instant::now();
+                if std::mem::take(&mut first_byte) {
+                    check_first_byte(&input)?;
+                }
+                while let Some(request) = frame::decode(&mut input).map_err(|error| Broken::Frame(error.to_string()))? {
+                    if !request.is_response() {
+                        let origin = Origin::client(broker, connection);
+                        in_flight.push(router::handle_owned(Arc::clone(broker), request, origin));
+                    }
+                }
+            }
+            ready = stream.writable(), if !unsent.is_empty() => ready?,
+            Some(push) = pushes.recv() => unsent.push(Some(push)),
+            () = stopped(&mut shutdown), if !stopping => stopping = true,
+            _ = check.tick() => {
+                if unsent.stalled_for() > STALLED_MAX {
+                    return Err(Broken::Stalled);
+                }
+                if last_traffic.elapsed() > IDLE_MAX && in_flight.is_empty() {
+                    return Ok(End::Idle);
+                }
+            }
+        }
+    }
+}
+
+/// A plain frame starts with the top byte of a length of at most 16 MiB. TLS, HTTP and port scans do not.
+fn check_first_byte(input: &[u8]) -> Result<(), Broken> {
+    match input.first() {
+        None | Some(0 | 1) => Ok(()),
+        Some(0x16) => Err(Broken::Frame("TLS is not supported".to_owned())),
+        Some(byte) => Err(Broken::Frame(format!("first byte is {byte:#04x}"))),
+    }
+}
+
+/// Reads what is there; false at the end of the stream.
+fn read(stream: &TcpStream, input: &mut BytesMut) -> io::Result<bool> {
+    // `frame::decode` has reserved room for the rest of a frame that is longer.
+    input.reserve(READ_BYTES / 4);
+    match stream.try_read_buf(input) {
+        Ok(0) => Ok(false),
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Encoded answers that the socket has not taken yet.
+#[derive(Default)]
+struct Unsent {
+    chunks: VecDeque<Bytes>,
+    /// Small frames being gathered; follows the last chunk.
+    gathered: BytesMut,
+    bytes: usize,
+    stalled_since: Option<Instant>,
+}
+
+impl Unsent {
+    fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Adds a frame; `None` is the answer to a one-way request.
+    fn push(&mut self, command: Option<RemotingCommand>) {
+        let Some(command) = command else { return };
+        let before = self.gathered.len();
+        if command.body.len() <= COPY_BYTES_MAX {
+            command.encode(&mut self.gathered);
+            self.bytes += self.gathered.len() - before;
+        } else {
+            command.encode_head(&mut self.gathered, command.body.len());
+            self.bytes += self.gathered.len() - before + command.body.len();
+            self.seal();
+            self.chunks.push_back(command.body);
+        }
+    }
+
+    fn seal(&mut self) {
+        if !self.gathered.is_empty() {
+            self.chunks.push_back(self.gathered.split().freeze());
+        }
+    }
+
+    /// Writes as much as the socket takes now; true if that was anything.
+    fn try_write(&mut self, stream: &TcpStream) -> io::Result<bool> {
+        self.seal();
+        let mut progress = false;
+        while !self.chunks.is_empty() {
+            let mut slices = [IoSlice::new(&[]); WRITE_BUFFERS_MAX];
+            let mut count = 0;
+            for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
+                *slice = IoSlice::new(chunk);
+                count += 1;
+            }
+            match stream.try_write_vectored(&slices[..count]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.advance(written);
+                    progress = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.stalled_since = match (self.is_empty(), progress) {
+            (true, _) => None,
+            (false, true) => Some(Instant::now()),
+            (false, false) => self.stalled_since.or_else(|| Some(Instant::now())),
+        };
+        Ok(progress)
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.bytes -= written;
+        while let Some(front) = self.chunks.front_mut() {
+            if written < front.len() {
+                front.advance(written);
+                return;
+            }
+            written -= front.len();
+            self.chunks.pop_front();
+        }
+    }
+
+    fn stalled_for(&self) -> Duration {
+        self.stalled_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(body: usize) -> RemotingCommand {
+        RemotingCommand::request(40).with_body(Bytes::from(vec![7; body]))
+    }
+
+    #[test]
+    fn unsent_bytes_are_counted_and_leave_in_order() {
+        let mut unsent = Unsent::default();
+        let mut expected = BytesMut::new();
+        for body in [0, COPY_BYTES_MAX, COPY_BYTES_MAX + 1, 3] {
+            unsent.push(Some(command(body)));
+            command(body).encode(&mut expected);
+        }
+        unsent.push(None);
+        assert_eq!(unsent.bytes, expected.len());
+        unsent.seal();
+        let mut sent = BytesMut::new();
+        while let Some(first) = unsent.chunks.front() {
+            let step = first.len().min(1_000);
+            sent.extend_from_slice(&first[..step]);
+            unsent.advance(step);
+        }
+        assert_eq!(sent, expected);
+        assert!(unsent.is_empty());
+    }
+
+    #[test]
+    fn only_a_plausible_length_is_let_in() {
+        assert!(check_first_byte(&[0, 0, 0, 9]).is_ok());
+        assert!(check_first_byte(b"GET / HTTP/1.1").is_err());
+        assert!(check_first_byte(&[0x16, 3, 1]).is_err());
+    }
+}

@@ -1,0 +1,28 @@
+//! GET_CONSUMER_LIST_BY_GROUP, at the leader: every node answers alike, or clients would share out queues differently.
+
+use flotilla_api::remoting::bodies::ConsumerList;
+use flotilla_api::remoting::codes::response;
+use flotilla_api::remoting::frame::RemotingCommand;
+use flotilla_api::remoting::headers::consumer::ConsumerGroupHeader;
+
+use crate::error::Failure;
+use crate::node::Broker;
+
+/// The client ids of a consumer group; code 1 if there is none, which clients take as "not now".
+pub async fn list(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+    let group = ConsumerGroupHeader::decode(&request.fields)?.consumer_group;
+    broker.group.read_index().await?;
+    let client_ids: Vec<_> = broker
+        .state
+        .members(group)
+        .into_iter()
+        .map(|member| member.client_id)
+        .collect();
+    if client_ids.is_empty() {
+        return Err(Failure::answer(
+            response::SYSTEM_ERROR,
+            format!("no consumer for this group, {group}"),
+        ));
+    }
+    Ok(RemotingCommand::response(request, response::SUCCESS).with_body(ConsumerList { client_ids }.to_bytes()))
+}

@@ -1,0 +1,274 @@
+//! HEART_BEAT and UNREGISTER_CLIENT: who takes part in which group.
+//!
+//! The node that gets a heartbeat notes the connection it came over. Only a heartbeat that would change the
+//! replicated membership goes to the leader, and is answered after its change is applied there; all others end here.
+//! A client beats at every node of its route, so the leader keeps the node a member is recorded with while that node
+//! lives: otherwise each beat would move the member and make the whole group share out its queues again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use flotilla_api::names;
+use flotilla_api::remoting::bodies::{ConsumerData, HeartbeatData, MessageModel};
+use flotilla_api::remoting::codes::response;
+use flotilla_api::remoting::frame::RemotingCommand;
+use flotilla_api::remoting::headers::consumer::{HeartbeatResponse, UnregisterClientHeader};
+
+use super::propose;
+use crate::connection_table::SeenClient;
+use crate::error::Failure;
+use crate::forward::{self, Repeat};
+use crate::node::Broker;
+use crate::router::Origin;
+use crate::state::{Command, GroupShape, Join, JoinGroup, PERM_READ, PERM_WRITE, Subscription, TopicConfig};
+
+/// Longest client id.
+const CLIENT_ID_BYTES_MAX: usize = 255;
+
+/// A heartbeat at the node the client is connected to.
+pub async fn heartbeat(
+    broker: &Arc<Broker>,
+    request: &RemotingCommand,
+    origin: &Origin,
+) -> Result<RemotingCommand, Failure> {
+    let data = decode(request)?;
+    if let Some(connection) = &origin.connection
+        && !broker.connections.heartbeat(connection, seen(&data, request))
+    {
+        return Err(Failure::answer(
+            response::SYSTEM_BUSY,
+            "too many clients on one connection",
+        ));
+    }
+    if changes(broker, &join_of(broker, &data, request, origin)) {
+        return forward::at_leader(broker, request, origin, Repeat::Harmless).await;
+    }
+    Ok(answer(request))
+}
+
+/// A heartbeat that changes something, at the leader.
+pub async fn join(broker: &Broker, request: &RemotingCommand, origin: &Origin) -> Result<RemotingCommand, Failure> {
+    let data = decode(request)?;
+    let join = join_of(broker, &data, request, origin);
+    if !changes(broker, &join) {
+        // What this node has applied already reflects the heartbeat; whether it still leads must be certain.
+        broker.group.read_index().await?;
+        if !changes(broker, &join) {
+            return Ok(answer(request));
+        }
+    }
+    let mut commands = retry_topics(broker, &data.consumers);
+    commands.push(Command::Join(join));
+    propose::several(broker, &commands).await?;
+    Ok(answer(request))
+}
+
+fn decode(request: &RemotingCommand) -> Result<HeartbeatData, Failure> {
+    let mut data = HeartbeatData::from_bytes(&request.body)?;
+    if data.client_id.is_empty() || data.client_id.len() > CLIENT_ID_BYTES_MAX {
+        return Err(Failure::malformed("clientID is missing or too long"));
+    }
+    // As in the official broker a group that cannot exist is left out silently.
+    data.consumers
+        .retain(|consumer| names::validate_group(&consumer.group_name).is_ok());
+    data.producers
+        .retain(|producer| names::validate_group(&producer.group_name).is_ok());
+    Ok(data)
+}
+
+/// Fingerprints of the second version of heartbeats are not kept: clients then always send what they subscribe to.
+fn answer(request: &RemotingCommand) -> RemotingCommand {
+    let mut answer = RemotingCommand::response(request, response::SUCCESS);
+    let header = HeartbeatResponse {
+        supports_heartbeat_v2: Some(true),
+        subscription_changed: Some(true),
+    };
+    header.encode(&mut answer.fields);
+    answer
+}
+
+fn seen(data: &HeartbeatData, request: &RemotingCommand) -> SeenClient {
+    SeenClient {
+        client_id: data.client_id.clone(),
+        language: request.language,
+        version: request.version,
+        consumer_groups: data
+            .consumers
+            .iter()
+            .map(|consumer| consumer.group_name.clone())
+            .collect(),
+        producer_groups: data
+            .producers
+            .iter()
+            .map(|producer| producer.group_name.clone())
+            .collect(),
+    }
+}
+
+/// The replicated part of a heartbeat: consumer groups. Producers are known to the nodes they are connected to.
+fn join_of(broker: &Broker, data: &HeartbeatData, request: &RemotingCommand, origin: &Origin) -> Join {
+    Join {
+        client_id: data.client_id.clone(),
+        node: recorded_node(broker, data).unwrap_or_else(|| origin.node(broker).to_owned()),
+        language: request.language,
+        version: request.version,
+        groups: data
+            .consumers
+            .iter()
+            .map(|consumer| join_group(consumer, data.without_subscriptions))
+            .collect(),
+        producer_groups: Vec::new(),
+        now_ms: propose::now_ms(),
+    }
+}
+
+/// The node this client is a member with already, if that node lives.
+fn recorded_node(broker: &Broker, data: &HeartbeatData) -> Option<String> {
+    let members = data
+        .consumers
+        .iter()
+        .flat_map(|consumer| broker.state.members(&consumer.group_name));
+    let mut own = members.filter(|member| member.client_id == data.client_id);
+    let node = own.next()?.node;
+    broker.peers.node(&node).is_some_and(|view| view.living).then_some(node)
+}
+
+fn join_group(consumer: &ConsumerData, without_subscriptions: bool) -> JoinGroup {
+    let subscriptions = consumer
+        .subscriptions
+        .iter()
+        .filter(|subscription| names::validate_topic(&subscription.topic).is_ok());
+    let subscriptions = subscriptions.map(|subscription| Subscription {
+        topic: subscription.topic.clone(),
+        expression_type: subscription.expression_type.clone(),
+        expression: subscription.sub_string.clone(),
+        version: subscription.sub_version,
+    });
+    JoinGroup {
+        group: consumer.group_name.clone(),
+        shape: GroupShape {
+            consume_type: consumer.consume_type.ordinal(),
+            message_model: consumer.message_model.ordinal(),
+            consume_from_where: consumer.consume_from_where.ordinal(),
+        },
+        subscriptions: (!without_subscriptions).then(|| subscriptions.collect()),
+    }
+}
+
+fn changes(broker: &Broker, join: &Join) -> bool {
+    !join.groups.is_empty() && broker.state.would_change(join)
+}
+
+/// Commands that create the missing retry topics of clustering consumer groups.
+fn retry_topics(broker: &Broker, consumers: &[ConsumerData]) -> Vec<Command> {
+    let clustering = consumers
+        .iter()
+        .filter(|consumer| consumer.message_model == MessageModel::Clustering);
+    let missing = clustering.filter_map(|consumer| {
+        let topic = names::retry_topic(&consumer.group_name);
+        if broker.state.topic(&topic).is_some() {
+            return None;
+        }
+        let queues = broker
+            .state
+            .subscription_group(&consumer.group_name)
+            .map_or(1, |group| group.retry_queues);
+        let config = TopicConfig {
+            perm: PERM_READ | PERM_WRITE,
+            ..TopicConfig::new(topic, queues.max(1))
+        };
+        Some(Command::PutTopic {
+            config,
+            if_absent: true,
+            now_ms: propose::now_ms(),
+        })
+    });
+    missing.collect()
+}
+
+/// A client says goodbye at the node it is connected to. It says so at every node; the first one takes it out.
+pub async fn unregister(
+    broker: &Arc<Broker>,
+    request: &RemotingCommand,
+    origin: &Origin,
+) -> Result<RemotingCommand, Failure> {
+    let header = UnregisterClientHeader::decode(&request.fields)?;
+    let producer_group = header.producer_group.filter(|group| !group.is_empty());
+    let consumer_group = header.consumer_group.filter(|group| !group.is_empty());
+    broker
+        .connections
+        .unregister(header.client_id, producer_group, consumer_group);
+    if consumer_group.is_some() {
+        return forward::at_leader(broker, request, origin, Repeat::Harmless).await;
+    }
+    Ok(RemotingCommand::response(request, response::SUCCESS))
+}
+
+/// Takes a client out of a consumer group, at the leader, whatever node it is recorded with.
+pub async fn leave(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+    let header = UnregisterClientHeader::decode(&request.fields)?;
+    let answer = RemotingCommand::response(request, response::SUCCESS);
+    let Some(group) = header.consumer_group.filter(|group| !group.is_empty()) else {
+        return Ok(answer);
+    };
+    broker.group.read_index().await?;
+    let member = broker
+        .state
+        .members(group)
+        .into_iter()
+        .find(|member| member.client_id == header.client_id);
+    if let Some(member) = member {
+        let command = Command::Leave {
+            client_id: member.client_id,
+            node: member.node,
+            groups: BTreeSet::from([group.to_owned()]).into_iter().collect(),
+        };
+        propose::one(broker, &command).await?;
+    }
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &str = r#"{"clientID":"10.0.0.1@1#2","consumerDataSet":[
+        {"consumeFromWhere":"CONSUME_FROM_FIRST_OFFSET","consumeType":"CONSUME_PASSIVELY","groupName":"CG",
+         "messageModel":"CLUSTERING","subscriptionDataSet":[
+            {"subString":"TagA||TagB","subVersion":17,"topic":"T"},{"subString":"*","subVersion":17,"topic":"bad topic"}]},
+        {"groupName":"bad group"}],"producerDataSet":[{"groupName":"PG"}]}"#;
+
+    #[test]
+    fn what_cannot_exist_is_left_out() {
+        let data = decode(&RemotingCommand::request(34).with_body(BODY.as_bytes())).unwrap();
+        assert_eq!(data.consumers.len(), 1);
+        let group = join_group(&data.consumers[0], false);
+        assert_eq!(
+            group.shape,
+            GroupShape {
+                consume_type: 1,
+                message_model: 1,
+                consume_from_where: 4
+            }
+        );
+        let subscriptions = group.subscriptions.unwrap();
+        assert_eq!(subscriptions.len(), 1);
+        assert_eq!((subscriptions[0].topic.as_str(), subscriptions[0].version), ("T", 17));
+        assert_eq!(subscriptions[0].expression_type, "TAG");
+        assert!(join_group(&data.consumers[0], true).subscriptions.is_none());
+    }
+
+    #[test]
+    fn a_heartbeat_without_client_is_refused() {
+        assert!(decode(&RemotingCommand::request(34).with_body(&b"{}"[..])).is_err());
+        assert!(decode(&RemotingCommand::request(34)).is_err());
+    }
+
+    #[test]
+    fn the_answer_keeps_clients_sending_their_subscriptions() {
+        let answer = answer(&RemotingCommand::request(34));
+        assert_eq!(answer.fields.get("IS_SUPPORT_HEART_BEAT_V2"), Some("true"));
+        assert_eq!(answer.fields.get("IS_SUB_CHANGE"), Some("true"));
+        assert!(answer.version >= 232, "clients read the broker's version from here");
+    }
+}

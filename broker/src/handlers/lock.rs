@@ -1,0 +1,98 @@
+//! LOCK_BATCH_MQ and UNLOCK_BATCH_MQ: which client of an orderly consumer group may consume a queue. At the leader.
+//!
+//! The broker names in the request mean nothing here, but the answer repeats the asked queues exactly as they came:
+//! clients compare them with equals.
+
+use flotilla_api::remoting::bodies::{LockBatchRequest, LockBatchResponse, MessageQueue};
+use flotilla_api::remoting::codes::response;
+use flotilla_api::remoting::frame::RemotingCommand;
+
+use super::propose;
+use crate::error::{Failure, check_group};
+use crate::node::Broker;
+use crate::state::{Command, Reply};
+
+fn decode(request: &RemotingCommand) -> Result<LockBatchRequest, Failure> {
+    let asked = LockBatchRequest::from_bytes(&request.body)?;
+    check_group(&asked.consumer_group)?;
+    if asked.client_id.is_empty() {
+        return Err(Failure::malformed("clientId is missing"));
+    }
+    Ok(asked)
+}
+
+/// Topic and number of the queues that can exist.
+fn names(queues: &[MessageQueue]) -> Vec<(String, u32)> {
+    let numbered = queues
+        .iter()
+        .filter_map(|queue| Some((queue, u32::try_from(queue.queue).ok()?)));
+    numbered.map(|(queue, number)| (queue.topic.clone(), number)).collect()
+}
+
+/// The asked queues among `held`, as they were asked for.
+fn answered(asked: Vec<MessageQueue>, held: &[(String, u32)]) -> Vec<MessageQueue> {
+    let is_held = |queue: &MessageQueue| {
+        held.iter()
+            .any(|(topic, number)| *topic == queue.topic && i64::from(*number) == i64::from(queue.queue))
+    };
+    asked.into_iter().filter(is_held).collect()
+}
+
+/// Locks what is free and renews what the client holds; answers with both.
+pub async fn lock(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+    let asked = decode(request)?;
+    let command = Command::LockQueues {
+        queues: names(&asked.queues),
+        group: asked.consumer_group,
+        client_id: asked.client_id,
+        now_ms: propose::now_ms(),
+    };
+    let held = match propose::one(broker, &command).await? {
+        Reply::Locked(held) => held,
+        _ => Vec::new(),
+    };
+    let body = LockBatchResponse {
+        queues: answered(asked.queues, &held),
+    };
+    Ok(RemotingCommand::response(request, response::SUCCESS).with_body(body.to_bytes()))
+}
+
+/// Gives back what the client holds.
+pub async fn unlock(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+    let asked = decode(request)?;
+    let queues = names(&asked.queues);
+    let command = Command::UnlockQueues {
+        group: asked.consumer_group,
+        client_id: asked.client_id,
+        queues,
+    };
+    propose::one(broker, &command).await?;
+    Ok(RemotingCommand::response(request, response::SUCCESS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_are_answered_as_they_were_asked_for() {
+        let body = br#"{"clientId":"c","consumerGroup":"G","mqSet":[
+            {"brokerName":"old-name","queueId":0,"topic":"T"},{"brokerName":"n","queueId":1,"topic":"T"},
+            {"brokerName":"n","queueId":-1,"topic":"T"}],"onlyThisBroker":false}"#;
+        let asked = decode(&RemotingCommand::request(41).with_body(&body[..])).unwrap();
+        assert_eq!(names(&asked.queues), [("T".to_owned(), 0), ("T".to_owned(), 1)]);
+        let queues = answered(asked.queues.clone(), &[("T".to_owned(), 0)]);
+        let body = LockBatchResponse { queues }.to_bytes();
+        assert_eq!(
+            body,
+            &br#"{"lockOKMQSet":[{"brokerName":"old-name","queueId":0,"topic":"T"}]}"#[..]
+        );
+        assert!(answered(asked.queues, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_request_without_client_is_malformed() {
+        let request = RemotingCommand::request(41).with_body(&br#"{"consumerGroup":"G"}"#[..]);
+        assert!(decode(&request).is_err());
+    }
+}

@@ -1,0 +1,142 @@
+//! VIEW_MESSAGE_BY_ID and QUERY_MESSAGE: single messages by position and by key.
+
+use bytes::BytesMut;
+use flotilla_api::limits::{PULL_BYTES_MAX, QUERY_MESSAGES_MAX};
+use flotilla_api::message as wire;
+use flotilla_api::positions::Position;
+use flotilla_api::properties;
+use flotilla_api::remoting::codes::response;
+use flotilla_api::remoting::frame::RemotingCommand;
+
+use flotilla_api::remoting::headers::query::{QueryMessageHeader, QueryMessageResponse, ViewMessageHeader};
+
+use super::stored::{self, Copied, EntryReader};
+use crate::error::Failure;
+use crate::machine::Located;
+use crate::node::Broker;
+
+/// Messages a query by unique key is answered with at most.
+const UNIQUE_KEY_MESSAGES_MAX: usize = 32;
+
+/// The message at a position. Any number may come: ids of other systems are tried as positions, too.
+pub async fn view_by_id(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+    let number = ViewMessageHeader::decode(&request.fields)?.position;
+    let not_found = || {
+        Failure::answer(
+            response::SYSTEM_ERROR,
+            format!("can not find message by the offset, {number}"),
+        )
+    };
+    let position = Position::from_i64(number).filter(|position| position.group() == broker.group_number);
+    let position = position.ok_or_else(not_found)?;
+    let located = locate(broker, position).await?.ok_or_else(not_found)?;
+    let mut body = BytesMut::new();
+    let copied = EntryReader::new(broker).copy(&located, PULL_BYTES_MAX, &mut body).await;
+    match copied.map_err(|error| Failure::storage(&error))? {
+        Copied::Yes => Ok(RemotingCommand::response(request, response::SUCCESS).with_body(body.freeze())),
+        Copied::NoRoom | Copied::Removed => Err(not_found()),
+    }
+}
+
+/// Finds the place in its queue of the message at `position`: both orders agree within a queue, so by halving.
+pub async fn locate(broker: &Broker, position: Position) -> Result<Option<Located>, Failure> {
+    if broker
+        .state
+        .applied()
+        .is_none_or(|applied| applied.index < position.log_index())
+    {
+        return Ok(None);
+    }
+    let frame = EntryReader::new(broker)
+        .frame(position.log_index(), position.slot())
+        .await;
+    let Some(frame) = frame.map_err(|error| Failure::storage(&error))? else {
+        return Ok(None);
+    };
+    let Some(append) = stored::append(&frame) else {
+        return Ok(None);
+    };
+    let Some(bounds) = broker.state.queue_bounds(append.topic, append.queue) else {
+        return Ok(None);
+    };
+    let wanted = (position.log_index(), position.slot());
+    let (mut low, mut high) = (bounds.min_offset, bounds.max_offset);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let found = broker.state.locate(append.topic, append.queue, middle, 1);
+        let found = found.map_err(|error| Failure::storage(&error))?;
+        let Some(located) = found.into_iter().next() else {
+            return Ok(None);
+        };
+        match (located.log_index, located.slot).cmp(&wanted) {
+            std::cmp::Ordering::Less => low = middle + 1,
+            std::cmp::Ordering::Greater => high = middle,
+            std::cmp::Ordering::Equal => return Ok(Some(located)),
+        }
+    }
+    // A message that was refused in apply lies in the log, but in no queue.
+    Ok(None)
+}
+
+/// Messages of a topic with a key, newest first. Tools ask every node and put the answers together, so only the
+/// leader finds anything.
+pub async fn query(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+    let header = QueryMessageHeader::decode(&request.fields)?;
+    let QueryMessageHeader {
+        topic,
+        key,
+        begin_timestamp,
+        end_timestamp,
+        ..
+    } = header;
+    let unique = header.unique_key == Some(true);
+    let asked = usize::try_from(header.max_messages).unwrap_or_default();
+    let messages_max = if unique {
+        UNIQUE_KEY_MESSAGES_MAX
+    } else {
+        asked.clamp(1, QUERY_MESSAGES_MAX)
+    };
+    let not_found = || {
+        Failure::answer(
+            response::QUERY_NOT_FOUND,
+            "can not find message, maybe time range not correct",
+        )
+    };
+    if !broker.group.status().is_leader {
+        return Err(not_found());
+    }
+    broker.group.read_index().await?;
+
+    let found = broker
+        .state
+        .find_by_key(topic, key, begin_timestamp, end_timestamp, messages_max);
+    let mut found = found.map_err(|error| Failure::storage(&error))?;
+    found.sort_by_key(|key| std::cmp::Reverse((key.located.log_index, key.located.slot)));
+    let mut reader = EntryReader::new(broker);
+    let mut body = BytesMut::new();
+    let mut newest = None;
+    for found in &found {
+        let start = body.len();
+        let copied = reader.copy(&found.located, usize::MAX, &mut body).await;
+        if copied.map_err(|error| Failure::storage(&error))? != Copied::Yes {
+            continue;
+        }
+        // The index holds hashes; the message says which key it has.
+        let has_key = wire::peek_properties(&body[start..])
+            .is_ok_and(|properties| properties::keys(properties).any(|has| has == key));
+        if !has_key || body.len() > PULL_BYTES_MAX && start > 0 {
+            body.truncate(start);
+        } else if newest.is_none() {
+            newest = Some(found.located);
+        }
+    }
+    let newest = newest.ok_or_else(not_found)?;
+    let position = Position::new(broker.group_number, newest.log_index, newest.slot).map_or(0, Position::as_i64);
+    let mut answer = RemotingCommand::response(request, response::SUCCESS);
+    let header = QueryMessageResponse {
+        index_last_update_timestamp: newest.store_time,
+        index_last_update_position: position,
+    };
+    header.encode(&mut answer.fields);
+    Ok(answer.with_body(body.freeze()))
+}

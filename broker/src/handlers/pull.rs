@@ -1,0 +1,435 @@
+//! PULL_MESSAGE and LITE_PULL_MESSAGE: messages of one queue from a queue offset on.
+//!
+//! Committed messages are served by the node that was asked, from its own log. What its own copy cannot know for
+//! sure (a pull past the end, a topic, queue or subscription it has not heard of, the end of the queue for a pull
+//! that does not wait) the leader says after a ReadIndex. A pull that may wait is parked here: the message will be
+//! applied here, too. The consumer offset a pull carries is stored when the pull arrives, not when it is woken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use flotilla_api::limits::{PULL_BYTES_MAX, PULL_MESSAGES_MAX, SUSPEND_MILLIS_MAX};
+use flotilla_api::remoting::codes::{request as codes, response};
+use flotilla_api::remoting::frame::RemotingCommand;
+use flotilla_api::remoting::headers::offset::UpdateConsumerOffsetHeader;
+use flotilla_api::remoting::headers::pull::{
+    PullMessageHeader, PullMessageResponse, SYS_COMMIT_OFFSET, SYS_SUBSCRIPTION, SYS_SUSPEND,
+};
+use flotilla_api::tag::TagFilter;
+use tokio::time::{Instant, timeout_at};
+use tracing::debug;
+
+use super::client_config::no_sql92;
+use super::pull_result::{Place, PullResult, PullStatus, place};
+use super::stored::{Copied, EntryReader};
+use crate::error::{Failure, check_group};
+use crate::forward::{self, Repeat};
+use crate::long_poll::Woken;
+use crate::node::Broker;
+use crate::router::Origin;
+use crate::state::PERM_READ;
+
+/// Messages looked at for one answer when a filter leaves many out.
+const SCANNED_MAX: usize = 4_096;
+/// Messages looked up at a time.
+const LOOKED_UP_MAX: usize = 512;
+/// First reservation for an answer.
+const BODY_BYTES: usize = 8 * 1024;
+
+/// A pull, independent of its request: parked ones keep nothing else.
+#[derive(Clone, Debug)]
+struct Pull {
+    consumer_group: String,
+    topic: String,
+    queue: i32,
+    queue_offset: i64,
+    messages_max: usize,
+    bytes_max: usize,
+    suspend: Option<Duration>,
+    commit_offset: Option<i64>,
+    wanted: Wanted,
+}
+
+/// Which messages are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// Those the filter in the request lets through.
+    Filter(TagFilter),
+    /// Those the consumer group subscribed to, in this version of the subscription or a later one.
+    Subscription(i64),
+}
+
+impl Pull {
+    fn decode(request: &RemotingCommand) -> Result<Self, Failure> {
+        let header = PullMessageHeader::decode(&request.fields)?;
+        check_group(header.consumer_group)?;
+        let wanted = if header.has(SYS_SUBSCRIPTION) {
+            Wanted::Filter(filter(header.expression_type, header.subscription.unwrap_or_default())?)
+        } else {
+            Wanted::Subscription(header.subscription_version)
+        };
+        let limit = |asked: i32, max: usize| usize::try_from(asked).unwrap_or_default().clamp(1, max);
+        let suspend_ms = header.suspend_timeout_millis.clamp(0, SUSPEND_MILLIS_MAX);
+        let suspend = Duration::from_millis(u64::try_from(suspend_ms).unwrap_or_default());
+        Ok(Self {
+            consumer_group: header.consumer_group.to_owned(),
+            topic: header.topic.to_owned(),
+            queue: header.queue,
+            queue_offset: header.queue_offset,
+            messages_max: limit(header.max_messages, PULL_MESSAGES_MAX),
+            bytes_max: header
+                .max_message_bytes
+                .map_or(PULL_BYTES_MAX, |asked| limit(asked, PULL_BYTES_MAX)),
+            suspend: (header.has(SYS_SUSPEND) && !suspend.is_zero()).then_some(suspend),
+            commit_offset: Some(header.commit_offset).filter(|offset| header.has(SYS_COMMIT_OFFSET) && *offset > 0),
+            wanted,
+        })
+    }
+
+    /// The checks of the official broker, in its order; the number of the queue and the filter if all is well.
+    fn check(&self, broker: &Broker) -> Result<(u32, TagFilter), Failure> {
+        let no_permission = |remark: String| Failure::answer(response::NO_PERMISSION, remark);
+        let group = &self.consumer_group;
+        if broker
+            .state
+            .subscription_group(group)
+            .is_some_and(|config| !config.consume_enable)
+        {
+            return Err(no_permission(format!("subscription group no permission, {group}")));
+        }
+        let known = broker.state.with(|state| {
+            let config = &state.topics.get(&self.topic)?.config;
+            Some((config.queues, config.perm))
+        });
+        let (queues, perm) = known.ok_or_else(|| Failure::no_topic(&self.topic))?;
+        if perm & PERM_READ == 0 {
+            return Err(no_permission(format!(
+                "the topic[{}] pulling message is forbidden",
+                self.topic
+            )));
+        }
+        let queue = u32::try_from(self.queue).ok().filter(|queue| *queue < queues);
+        let queue = queue.ok_or_else(|| {
+            Failure::invalid(format!(
+                "queueId[{}] is illegal, topic:[{}] queues:[{queues}]",
+                self.queue, self.topic
+            ))
+        })?;
+        Ok((queue, self.filter(broker)?))
+    }
+
+    fn filter(&self, broker: &Broker) -> Result<TagFilter, Failure> {
+        let asked_version = match &self.wanted {
+            Wanted::Filter(filter) => return Ok(filter.clone()),
+            Wanted::Subscription(version) => *version,
+        };
+        let subscription = broker
+            .state
+            .subscription(&self.consumer_group, &self.topic)
+            .ok_or_else(|| {
+                let remark = format!(
+                    "the consumer's subscription not exist, {} {}",
+                    self.consumer_group, self.topic
+                );
+                Failure::answer(response::SUBSCRIPTION_NOT_EXIST, remark)
+            })?;
+        if subscription.version < asked_version {
+            return Err(Failure::answer(
+                response::SUBSCRIPTION_NOT_LATEST,
+                format!(
+                    "the consumer's subscription not latest, {} {}",
+                    self.consumer_group, self.topic
+                ),
+            ));
+        }
+        filter(Some(&subscription.expression_type), &subscription.expression)
+    }
+}
+
+fn filter(expression_type: Option<&str>, expression: &str) -> Result<TagFilter, Failure> {
+    if expression_type.is_some_and(|kind| !kind.is_empty() && kind != "TAG") {
+        return Err(no_sql92());
+    }
+    TagFilter::parse(expression)
+        .map_err(|error| Failure::answer(response::SUBSCRIPTION_PARSE_FAILED, error.to_string()))
+}
+
+/// True for what this node may just not have heard of yet.
+fn may_be_stale(failure: &Failure) -> bool {
+    let Failure::Answer { code, .. } = failure else {
+        return false;
+    };
+    matches!(
+        *code,
+        response::TOPIC_NOT_EXIST
+            | response::INVALID_PARAMETER
+            | response::SUBSCRIPTION_NOT_EXIST
+            | response::SUBSCRIPTION_NOT_LATEST
+    )
+}
+
+/// A pull at the node the client asked.
+pub async fn pull(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origin) -> Result<RemotingCommand, Failure> {
+    let pull = Pull::decode(&request)?;
+    let prepared = RemotingCommand::response(&request, response::SUCCESS);
+    let ((), looked) = tokio::join!(commit(broker, &pull, origin), look(broker, &pull, pull.queue_offset));
+    let settled = match &looked {
+        Ok((result, _)) if result.needs_leader(pull.queue_offset) => false,
+        Ok((result, _)) if result.may_wait(pull.queue_offset) => pull.suspend.is_some(),
+        Ok(_) => true,
+        Err(failure) => !may_be_stale(failure),
+    };
+    if !settled {
+        match forward::at_leader(broker, &request, origin, Repeat::Harmless).await {
+            // The leader knows no more than the end of the queue: wait for the message here.
+            Ok(answer) if answer.code == response::PULL_NOT_FOUND && pull.suspend.is_some() => {}
+            // Nobody leads at the moment: the client need not know.
+            Err(failure) if failure.surely_not_done() && pull.suspend.is_some() && looked.is_ok() => {}
+            outcome => return outcome,
+        }
+    } else {
+        let (result, body) = looked?;
+        if !result.may_wait(pull.queue_offset) {
+            return Ok(answer(prepared, pull.queue_offset, result, body));
+        }
+    }
+    drop(request);
+    wait(broker, &pull, prepared, origin).await
+}
+
+/// A pull at the leader, for what only the leader knows; answered at once.
+pub async fn pull_fresh(broker: &Arc<Broker>, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+    let pull = Pull::decode(request)?;
+    broker.group.read_index().await?;
+    let (result, body) = look(broker, &pull, pull.queue_offset).await?;
+    let prepared = RemotingCommand::response(request, response::SUCCESS);
+    Ok(answer(prepared, pull.queue_offset, result, body))
+}
+
+/// Parks the pull until a message for it is applied here, or its time is over.
+async fn wait(
+    broker: &Arc<Broker>,
+    pull: &Pull,
+    prepared: RemotingCommand,
+    origin: &Origin,
+) -> Result<RemotingCommand, Failure> {
+    let deadline = Instant::now() + pull.suspend.unwrap_or_default();
+    let _counted = origin.connection.as_ref().map(|connection| connection.parked());
+    let queue = u32::try_from(pull.queue).unwrap_or(u32::MAX);
+    let mut parked = broker
+        .parked
+        .park(&pull.topic, queue)
+        .map_err(|error| Failure::answer(response::SYSTEM_BUSY, format!("[OVERLOAD]system busy, {error}")))?;
+    // Messages that do not pass the filter are left behind without an answer for each.
+    let mut queue_offset = pull.queue_offset;
+    loop {
+        let (result, body) = look(broker, pull, queue_offset).await?;
+        let behind = result.needs_leader(queue_offset);
+        if !behind && !result.may_wait(queue_offset) {
+            let exhausted = result.status == PullStatus::NoMatchedMessage && result.next_offset >= result.max_offset;
+            if !exhausted {
+                return Ok(answer(prepared, pull.queue_offset, result, body));
+            }
+            queue_offset = result.next_offset;
+        }
+        match timeout_at(deadline, parked.wait(queue_offset)).await {
+            Ok(Woken::Appended) => {}
+            Ok(Woken::Released) | Err(_) => {
+                let passed_some = queue_offset > pull.queue_offset;
+                let status = if passed_some {
+                    PullStatus::NoMatchedMessage
+                } else {
+                    PullStatus::OffsetOverflowOne
+                };
+                let result = PullResult {
+                    status,
+                    next_offset: queue_offset,
+                    ..result
+                };
+                return Ok(answer(prepared, pull.queue_offset, result, Bytes::new()));
+            }
+        }
+    }
+}
+
+/// One look at the queue as it is here.
+async fn look(broker: &Broker, pull: &Pull, queue_offset: i64) -> Result<(PullResult, Bytes), Failure> {
+    let (queue, filter) = pull.check(broker)?;
+    let (min_offset, max_offset) = super::offset::bounds(broker, &pull.topic, queue);
+    let (status, next_offset, body) = match place(min_offset, max_offset, queue_offset) {
+        Place::Nothing(status, next_offset) => (status, next_offset, Bytes::new()),
+        Place::Readable => scan(broker, pull, queue, &filter, queue_offset..max_offset).await?,
+    };
+    Ok((
+        PullResult {
+            status,
+            next_offset,
+            min_offset,
+            max_offset,
+        },
+        body,
+    ))
+}
+
+async fn scan(
+    broker: &Broker,
+    pull: &Pull,
+    queue: u32,
+    filter: &TagFilter,
+    range: std::ops::Range<i64>,
+) -> Result<(PullStatus, i64, Bytes), Failure> {
+    let mut reader = EntryReader::new(broker);
+    let mut body = BytesMut::with_capacity(BODY_BYTES);
+    let (mut next, mut scanned, mut found, mut removed) = (range.start, 0, 0, false);
+    'scan: while next < range.end && scanned < SCANNED_MAX && found < pull.messages_max {
+        let at_a_time = match filter {
+            TagFilter::All => pull.messages_max - found,
+            TagFilter::Hashes(_) => LOOKED_UP_MAX,
+        };
+        let located = broker.state.locate(&pull.topic, queue, next, at_a_time);
+        let located = located.map_err(|error| Failure::storage(&error))?;
+        if located.is_empty() {
+            // Retention moved the beginning of the queue past this place in the meantime.
+            removed = true;
+            next = next.max(super::offset::bounds(broker, &pull.topic, queue).0);
+            break;
+        }
+        for message in located {
+            if filter.matches(message.tag_hash) {
+                let copied = reader.copy(&message, pull.bytes_max, &mut body).await;
+                match copied.map_err(|error| Failure::storage(&error))? {
+                    Copied::Yes => found += 1,
+                    Copied::NoRoom => break 'scan,
+                    Copied::Removed if found > 0 => break 'scan,
+                    Copied::Removed => removed = true,
+                }
+            }
+            next = message.queue_offset + 1;
+            scanned += 1;
+            if found == pull.messages_max {
+                break 'scan;
+            }
+        }
+    }
+    let status = match (found, removed) {
+        (0, true) => PullStatus::MessageWasRemoving,
+        (0, false) => PullStatus::NoMatchedMessage,
+        _ => PullStatus::Found,
+    };
+    if found == 0 && next == range.start {
+        return Err(Failure::answer(
+            response::SYSTEM_ERROR,
+            "the queue's index ends before the queue does",
+        ));
+    }
+    broker.metrics.messages_out.inc_by(found as u64);
+    broker.metrics.message_bytes_out.inc_by(body.len() as u64);
+    Ok((status, next, body.freeze()))
+}
+
+fn answer(mut prepared: RemotingCommand, queue_offset: i64, result: PullResult, body: Bytes) -> RemotingCommand {
+    prepared.code = result.status.code(queue_offset);
+    let header = PullMessageResponse {
+        suggest_which_broker_id: 0,
+        next_begin_offset: result.next_offset,
+        min_offset: result.min_offset,
+        max_offset: result.max_offset,
+        offset_delta: None,
+        topic_sys_flag: Some(0),
+        group_sys_flag: Some(0),
+        forbidden_type: None,
+    };
+    header.encode(&mut prepared.fields);
+    prepared.with_remark(result.status.remark()).with_body(body)
+}
+
+/// Stores the consumer offset a pull carries, if it is ahead of the stored one. It is repeated with every pull, so
+/// that a failure is worth no more than a line.
+async fn commit(broker: &Arc<Broker>, pull: &Pull, origin: &Origin) {
+    let (Some(offset), Ok(queue)) = (pull.commit_offset, u32::try_from(pull.queue)) else {
+        return;
+    };
+    let known = broker.state.consumer_offset(&pull.consumer_group, &pull.topic, queue);
+    if known.is_some_and(|known| known >= offset) {
+        return;
+    }
+    let mut update = RemotingCommand::request(codes::UPDATE_CONSUMER_OFFSET);
+    let header = UpdateConsumerOffsetHeader {
+        consumer_group: &pull.consumer_group,
+        topic: &pull.topic,
+        queue: pull.queue,
+        commit_offset: offset,
+    };
+    header.encode(&mut update.fields);
+    if let Err(failure) = forward::at_leader(broker, &update, origin, Repeat::Harmless).await {
+        debug!(
+            consumer_group = pull.consumer_group,
+            topic = pull.topic,
+            queue,
+            ?failure,
+            "store an offset with a pull"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(sys_flag: i32, subscription: Option<&str>, expression_type: Option<&str>) -> RemotingCommand {
+        let mut request = RemotingCommand::request(codes::PULL_MESSAGE);
+        let header = PullMessageHeader {
+            consumer_group: "G",
+            topic: "T",
+            queue: 3,
+            queue_offset: 7,
+            max_messages: 1_000,
+            sys_flag,
+            commit_offset: 5,
+            suspend_timeout_millis: 60_000,
+            subscription,
+            subscription_version: 11,
+            expression_type,
+            max_message_bytes: Some(i32::MAX),
+            request_source: None,
+        };
+        header.encode(&mut request.fields);
+        request
+    }
+
+    #[test]
+    fn bits_and_limits_of_a_pull() {
+        let pull = Pull::decode(&request(SYS_SUSPEND | SYS_COMMIT_OFFSET, None, None)).unwrap();
+        assert_eq!(
+            pull.suspend,
+            Some(Duration::from_secs(20)),
+            "clients wait 30 s for the answer"
+        );
+        assert_eq!(pull.commit_offset, Some(5));
+        assert_eq!((pull.messages_max, pull.bytes_max), (PULL_MESSAGES_MAX, PULL_BYTES_MAX));
+        assert_eq!(pull.wanted, Wanted::Subscription(11));
+
+        let pull = Pull::decode(&request(SYS_SUBSCRIPTION, Some("TagA || TagB"), None)).unwrap();
+        assert_eq!((pull.suspend, pull.commit_offset), (None, None));
+        assert_eq!(pull.wanted, Wanted::Filter(TagFilter::parse("TagB||TagA").unwrap()));
+    }
+
+    #[test]
+    fn filters_that_cannot_be_served_are_refused_with_their_codes() {
+        let code = |kind, expression| {
+            let failure = Pull::decode(&request(SYS_SUBSCRIPTION, Some(expression), kind)).unwrap_err();
+            failure.code_and_remark().0
+        };
+        assert_eq!(code(Some("SQL92"), "a > 1"), 1);
+        assert_eq!(code(Some("TAG"), "||"), 23);
+    }
+
+    #[test]
+    fn only_what_may_be_unheard_of_is_asked_of_the_leader() {
+        assert!(may_be_stale(&Failure::no_topic("T")));
+        assert!(may_be_stale(&Failure::answer(24, "")));
+        assert!(!may_be_stale(&Failure::answer(16, "")));
+        assert!(!may_be_stale(&Failure::NotLeader { leader: None }));
+    }
+}

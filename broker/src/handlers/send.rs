@@ -1,0 +1,289 @@
+//! SEND_MESSAGE, SEND_MESSAGE_V2 and SEND_BATCH_MESSAGE, at the leader.
+//!
+//! A message becomes one append frame; the messages of a batch become one each and go into one entry, so that their
+//! queue offsets follow each other. In the fast path nothing is awaited before the proposal: messages of one
+//! connection reach the log in the order they came.
+
+use bytes::{Bytes, BytesMut};
+use flotilla_api::limits::{MESSAGE_BYTES_MAX, PROPERTIES_BYTES_MAX};
+use flotilla_api::message::{self, MessageParts, SYS_TRANSACTION_MASK};
+use flotilla_api::positions::Position;
+use flotilla_api::remoting::codes::{request as codes, response};
+use flotilla_api::remoting::frame::RemotingCommand;
+use flotilla_api::remoting::headers::send::{SendMessageHeader, SendMessageResponse};
+use flotilla_api::{batch, message_id, names, properties, tag};
+
+use super::propose;
+use super::send_properties::{self, REGION};
+use crate::error::{Failure, check_topic};
+use crate::node::Broker;
+use crate::router::Origin;
+use crate::state::{AppendHeader, Command, KeyHashes, PERM_READ, PERM_WRITE, Reply, TopicConfig};
+
+/// sysFlag bits a client may set: compression and its kind. Host and batch bits are the broker's.
+const CLIENT_SYS_FLAGS: i32 = 0x701;
+
+/// Stores one message or a batch and answers once it is durable on a majority.
+pub async fn send(broker: &Broker, request: &RemotingCommand, origin: &Origin) -> Result<RemotingCommand, Failure> {
+    let header = SendMessageHeader::decode(&request.fields, request.code != codes::SEND_MESSAGE)?;
+    check_name(header.topic)?;
+    let queue = choose_queue(broker, &header).await?;
+    let properties = header.properties.unwrap_or_default();
+    check_kind(properties, header.sys_flag)?;
+
+    let (frames, unique_key) = if header.is_batch() {
+        (
+            batch_frames(broker, request, origin, &header, queue)?,
+            properties::get(properties, properties::UNIQUE_KEY),
+        )
+    } else {
+        let stored = send_properties::stored(properties, &broker.cluster);
+        let frame = frame(broker, origin, &header, queue, header.flag, &request.body, &stored)?;
+        let answer = store(
+            broker,
+            request,
+            origin,
+            queue,
+            vec![frame],
+            properties::get(&stored, properties::UNIQUE_KEY),
+        );
+        return answer.await;
+    };
+    store(broker, request, origin, queue, frames, unique_key).await
+}
+
+fn check_name(topic: &str) -> Result<(), Failure> {
+    check_topic(topic)?;
+    if names::is_send_forbidden(topic) {
+        return Err(Failure::answer(
+            response::NO_PERMISSION,
+            format!("the topic[{topic}] is reserved for the server"),
+        ));
+    }
+    Ok(())
+}
+
+/// What cannot be kept yet is refused, never stored as something else.
+fn check_kind(properties: &str, sys_flag: i32) -> Result<(), Failure> {
+    let illegal = |remark: String| Err(Failure::answer(response::MESSAGE_ILLEGAL, remark));
+    if let Some(kind) = send_properties::unsupported(properties) {
+        return illegal(format!("{kind} messages are not supported by this version"));
+    }
+    if sys_flag & SYS_TRANSACTION_MASK != 0 {
+        return illegal("transactional messages are not supported by this version".to_owned());
+    }
+    Ok(())
+}
+
+/// The queue asked for, or any. Creates the topic if that is allowed.
+async fn choose_queue(broker: &Broker, header: &SendMessageHeader<'_>) -> Result<u32, Failure> {
+    let known = broker.state.with(|state| {
+        let config = &state.topics.get(header.topic)?.config;
+        Some((config.queues, config.perm))
+    });
+    let (queues, perm) = match known {
+        Some(known) => known,
+        None => create_topic(broker, header)
+            .await
+            .map(|config| (config.queues, config.perm))?,
+    };
+    let topic = header.topic;
+    if perm & PERM_WRITE == 0 {
+        return Err(Failure::answer(
+            response::NO_PERMISSION,
+            format!("the topic[{topic}] takes no messages"),
+        ));
+    }
+    match u32::try_from(header.queue) {
+        Ok(queue) if queue < queues => Ok(queue),
+        Ok(queue) => Err(Failure::invalid(format!(
+            "request queueId[{queue}] is illegal, topic[{topic}] has {queues} queues"
+        ))),
+        Err(_) => Ok(rand::random_range(0..queues)),
+    }
+}
+
+/// The rules of the template topic: the client must have asked for it, and it limits the number of queues.
+async fn create_topic(broker: &Broker, header: &SendMessageHeader<'_>) -> Result<TopicConfig, Failure> {
+    // A leader that has just been elected may not have applied what was there before.
+    broker.group.read_index().await?;
+    if let Some(topic) = broker.state.topic(header.topic) {
+        return Ok(topic);
+    }
+    let policy = &broker.settings.policy;
+    let retry = names::group_of_retry_topic(header.topic).is_some();
+    if !policy.auto_create_topics || retry || header.default_topic != names::AUTO_CREATE_TOPIC {
+        return Err(Failure::no_topic(header.topic));
+    }
+    let asked = u32::try_from(header.default_topic_queues).unwrap_or_default();
+    let queues = asked.clamp(1, policy.default_queues.max(1));
+    let config = TopicConfig {
+        perm: PERM_READ | PERM_WRITE,
+        ..TopicConfig::new(header.topic, queues)
+    };
+    propose::one(
+        broker,
+        &Command::PutTopic {
+            config,
+            if_absent: true,
+            now_ms: propose::now_ms(),
+        },
+    )
+    .await?;
+    broker
+        .state
+        .topic(header.topic)
+        .ok_or_else(|| Failure::no_topic(header.topic))
+}
+
+fn batch_frames(
+    broker: &Broker,
+    request: &RemotingCommand,
+    origin: &Origin,
+    header: &SendMessageHeader<'_>,
+    queue: u32,
+) -> Result<Vec<Bytes>, Failure> {
+    let illegal = |remark: String| Failure::answer(response::MESSAGE_ILLEGAL, remark);
+    if names::group_of_retry_topic(header.topic).is_some() {
+        return Err(illegal("batches are not allowed to retry topics".to_owned()));
+    }
+    let records = batch::split(&request.body).map_err(|error| illegal(error.to_string()))?;
+    let frames = records.iter().map(|record| {
+        check_kind(record.properties(), 0)?;
+        let stored = send_properties::stored_in_batch(record.properties());
+        frame(broker, origin, header, queue, record.flag, &record.body, &stored)
+    });
+    frames.collect()
+}
+
+fn frame(
+    broker: &Broker,
+    origin: &Origin,
+    header: &SendMessageHeader<'_>,
+    queue: u32,
+    flag: i32,
+    body: &[u8],
+    properties: &str,
+) -> Result<Bytes, Failure> {
+    let illegal = |remark: String| Failure::answer(response::MESSAGE_ILLEGAL, remark);
+    let bytes_max = broker.settings.policy.message_bytes_max.min(MESSAGE_BYTES_MAX);
+    if body.len() > bytes_max {
+        return Err(illegal(format!(
+            "the message body has {} bytes, at most {bytes_max} are allowed",
+            body.len()
+        )));
+    }
+    if properties.len() > PROPERTIES_BYTES_MAX {
+        return Err(illegal(format!(
+            "the properties have more than {PROPERTIES_BYTES_MAX} bytes"
+        )));
+    }
+    let topic = header.topic;
+    let append = AppendHeader {
+        topic,
+        queue,
+        generation: 0,
+        tag_hash: tag::tag_hash(properties),
+        store_time: propose::now_ms(),
+        keys: KeyHashes::of(
+            topic,
+            properties::get(properties, properties::UNIQUE_KEY),
+            properties::get(properties, properties::KEYS),
+        ),
+    };
+    let parts = MessageParts {
+        topic,
+        queue,
+        flag,
+        sys_flag: header.sys_flag & CLIENT_SYS_FLAGS,
+        born_timestamp: header.born_timestamp,
+        born_host: origin.client,
+        store_timestamp: 0,
+        store_host: origin.store_host,
+        reconsume_times: header.reconsume_times.unwrap_or_default(),
+        prepared_transaction_offset: 0,
+        body,
+        properties,
+        queue_offset: 0,
+        position: 0,
+    };
+    let length = append.encoded_len() + message::encoded_len(topic, body.len(), properties);
+    let mut frame = BytesMut::with_capacity(length);
+    append.put(&mut frame);
+    message::encode(&parts, &mut frame).map_err(|error| illegal(error.to_string()))?;
+    Ok(frame.freeze())
+}
+
+async fn store(
+    broker: &Broker,
+    request: &RemotingCommand,
+    origin: &Origin,
+    queue: u32,
+    frames: Vec<Bytes>,
+    unique_key: Option<&str>,
+) -> Result<RemotingCommand, Failure> {
+    let messages = frames.len() as u64;
+    let proposed = broker.group.propose(frames).await?;
+    let mut ids = String::new();
+    let mut first_offset = None;
+    for (slot, reply) in (proposed.first_slot..).zip(proposed.replies) {
+        let queue_offset = match reply {
+            Reply::Appended { queue_offset, .. } => queue_offset,
+            // A batch goes to one queue, so that either all of it is refused or nothing.
+            Reply::Refused(refusal) => return Err(refusal.into()),
+            reply => return Err(Failure::Unknown(format!("unexpected reply {reply:?}"))),
+        };
+        first_offset.get_or_insert(queue_offset);
+        let position = Position::new(broker.group_number, proposed.log_id.index, slot)
+            .ok_or_else(|| Failure::Unknown("the log is longer than positions can name".to_owned()))?;
+        if !ids.is_empty() {
+            ids.push(',');
+        }
+        ids.push_str(&message_id::encode(origin.store_host.into(), position.as_i64()));
+    }
+    broker.metrics.messages_in.inc_by(messages);
+    broker.metrics.message_bytes_in.inc_by(request.body.len() as u64);
+
+    let mut answer = RemotingCommand::response(request, response::SUCCESS);
+    let header = SendMessageResponse {
+        message_id: &ids,
+        queue: i32::try_from(queue).unwrap_or(i32::MAX),
+        queue_offset: first_offset.unwrap_or_default(),
+        transaction_id: unique_key,
+        batch_unique_id: None,
+        recall_handle: None,
+        region: Some(REGION),
+        trace_on: Some(true),
+    };
+    header.encode(&mut answer.fields);
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_that_would_need_more_than_storing_are_refused() {
+        for (properties, sys_flag) in [
+            ("DELAY\u{1}3\u{2}", 0),
+            ("TIMER_DELAY_MS\u{1}5\u{2}", 0),
+            ("TRAN_MSG\u{1}true\u{2}", 0),
+            ("", 4),
+        ] {
+            let failure = check_kind(properties, sys_flag).unwrap_err();
+            assert_eq!(failure.code_and_remark().0, 13, "{properties:?} {sys_flag}");
+        }
+        assert_eq!(
+            check_kind("DELAY\u{1}0\u{2}TRAN_MSG\u{1}false\u{2}TAGS\u{1}A\u{2}", 1),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn names_are_checked_with_their_codes() {
+        assert_eq!(check_name("a topic").unwrap_err().code_and_remark().0, 29);
+        assert_eq!(check_name("SCHEDULE_TOPIC_XXXX").unwrap_err().code_and_remark().0, 16);
+        assert_eq!(check_name("%RETRY%G"), Ok(()));
+    }
+}

@@ -1,0 +1,248 @@
+//! Reading stored messages, and sending one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use axum::http::StatusCode;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{Bytes, BytesMut};
+use flotilla_api::http::{Message, SendReceipt, SendRequest};
+use flotilla_api::message as wire;
+use flotilla_api::message_id;
+use flotilla_api::positions::Position;
+use flotilla_api::properties;
+use flotilla_api::remoting::codes::{request, response};
+use flotilla_api::remoting::frame::RemotingCommand;
+use flotilla_api::remoting::headers::send::{SendMessageHeader, SendMessageResponse};
+use flotilla_api::tag::java_string_hash;
+use serde_json::Value;
+
+use super::answer::Answer;
+use super::execute::epoch;
+use super::json::{document, items};
+use super::operation::Selection;
+use super::problem::Problem;
+use crate::error::Failure;
+use crate::handlers::message::locate;
+use crate::handlers::propose::now_ms;
+use crate::handlers::stored::{Copied, EntryReader};
+use crate::machine::Located;
+use crate::message_body::plain_body;
+use crate::node::Broker;
+use crate::router::{self, Origin};
+
+/// Most messages of one answer.
+const MESSAGES_MAX: usize = 100;
+/// Most stored bytes of one answer.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// The producer group of messages sent over HTTP.
+const PRODUCER_GROUP: &str = "flotilla-http";
+/// Where the next message without a queue goes.
+static NEXT_QUEUE: AtomicU32 = AtomicU32::new(0);
+
+/// `GET /v1/messages`: one message by id or place; a list by key, or by place with `max`.
+pub async fn find(broker: &Broker, selection: &Selection) -> Result<Value, Problem> {
+    match selection {
+        Selection {
+            id: Some(id), topic, ..
+        } => by_id(broker, id, topic.as_deref()).await,
+        Selection {
+            topic: Some(topic),
+            queue: Some(queue),
+            offset: Some(offset),
+            max,
+            ..
+        } => by_place(broker, topic, *queue, *offset, *max).await,
+        Selection {
+            topic: Some(topic),
+            key: Some(key),
+            max,
+            ..
+        } => by_key(broker, topic, key, *max).await,
+        _ => Err(Problem::malformed(
+            "give topic, queue and offset; or topic and key; or id",
+        )),
+    }
+}
+
+async fn by_id(broker: &Broker, id: &str, topic: Option<&str>) -> Result<Value, Problem> {
+    let not_found = || Problem::not_found(format!("no message {id}"));
+    let position = message_id::decode(id).and_then(|(_, position)| Position::from_i64(position));
+    if let Some(position) = position.filter(|position| position.group() == broker.group_number)
+        && let Some(located) = locate(broker, position).await?
+    {
+        return read(broker, vec![located]).await?.pop().ok_or_else(not_found);
+    }
+    // A client's own id is a key, and keys belong to topics.
+    let topic = topic.ok_or_else(not_found)?;
+    messages_with_key(broker, topic, id, 1)
+        .await?
+        .pop()
+        .ok_or_else(not_found)
+}
+
+async fn by_place(broker: &Broker, topic: &str, queue: u32, offset: i64, max: Option<usize>) -> Result<Value, Problem> {
+    let bounds = broker.state.queue_bounds(topic, queue);
+    let bounds = bounds.ok_or_else(|| Problem::not_found(format!("queue {queue} of {topic} does not exist")))?;
+    let not_found = || {
+        let (min, max) = (bounds.min_offset, bounds.max_offset);
+        Problem::not_found(format!(
+            "no message at queue offset {offset}: the queue holds {min} up to before {max}"
+        ))
+    };
+    if max.is_none() && !(bounds.min_offset..bounds.max_offset).contains(&offset) {
+        return Err(not_found());
+    }
+    let wanted = max.unwrap_or(1).clamp(1, MESSAGES_MAX);
+    let located = broker.state.locate(topic, queue, offset.max(bounds.min_offset), wanted);
+    let located = located.map_err(|error| Problem::from(Failure::storage(&error)))?;
+    let mut found = read(broker, located).await?;
+    if max.is_some() {
+        Ok(items(found))
+    } else {
+        found.pop().ok_or_else(not_found)
+    }
+}
+
+async fn by_key(broker: &Broker, topic: &str, key: &str, max: Option<usize>) -> Result<Value, Problem> {
+    if broker.state.topic(topic).is_none() {
+        return Err(Problem::not_found(format!("topic {topic} does not exist")));
+    }
+    Ok(items(
+        messages_with_key(broker, topic, key, max.unwrap_or(MESSAGES_MAX).clamp(1, MESSAGES_MAX)).await?,
+    ))
+}
+
+async fn messages_with_key(broker: &Broker, topic: &str, key: &str, max: usize) -> Result<Vec<Value>, Problem> {
+    let found = broker.state.find_by_key(topic, key, 0, i64::MAX, max);
+    let found = found.map_err(|error| Problem::from(Failure::storage(&error)))?;
+    let messages = read(broker, found.into_iter().map(|found| found.located).collect()).await?;
+    // The index holds hashes; the message says which keys it has.
+    let has_key = |message: &Value| {
+        let listed = message["keys"]
+            .as_array()
+            .is_some_and(|keys| keys.iter().any(|listed| listed == key));
+        listed || message["properties"][properties::UNIQUE_KEY] == key
+    };
+    Ok(messages.into_iter().filter(has_key).collect())
+}
+
+async fn read(broker: &Broker, located: Vec<Located>) -> Result<Vec<Value>, Problem> {
+    let storage = |error: std::io::Error| Problem::from(Failure::storage(&error));
+    let mut reader = EntryReader::new(broker);
+    let mut messages = Vec::with_capacity(located.len());
+    let mut bytes = 0;
+    for located in located {
+        let mut copy = BytesMut::new();
+        if bytes > ANSWER_BYTES_MAX
+            || reader.copy(&located, usize::MAX, &mut copy).await.map_err(storage)? != Copied::Yes
+        {
+            continue;
+        }
+        bytes += copy.len();
+        let stored = wire::decode(&copy)
+            .map_err(|error| storage(std::io::Error::new(std::io::ErrorKind::InvalidData, error.to_string())))?;
+        messages.push(document(&message_document(broker, stored)));
+    }
+    Ok(messages)
+}
+
+fn message_document(broker: &Broker, stored: wire::StoredMessage) -> Message {
+    // A body that cannot be unfolded is shown as it is stored.
+    let body = plain_body(stored.sys_flag, &stored.body).unwrap_or_else(|_| stored.body.clone());
+    Message {
+        message_id: message_id::encode(stored.store_host, stored.position),
+        topic: stored.topic,
+        queue: stored.queue,
+        offset: stored.queue_offset,
+        body_base64: BASE64.encode(body),
+        tag: properties::get(&stored.properties, properties::TAGS).map(str::to_owned),
+        keys: properties::get(&stored.properties, properties::KEYS)
+            .map(|keys| keys.split_whitespace().map(str::to_owned).collect())
+            .unwrap_or_default(),
+        properties: properties::decode(&stored.properties),
+        born_at: stored.born_timestamp,
+        stored_at: stored.store_timestamp,
+        group: broker.group_name.clone(),
+    }
+}
+
+/// `POST /v1/topics/{topic}/messages`: goes the way of any client's send.
+pub async fn send(broker: &Arc<Broker>, topic: &str, new: SendRequest) -> Result<Answer, Problem> {
+    let body = match (new.body, new.body_base64) {
+        (Some(text), None) => Bytes::from(text),
+        (None, Some(text)) => match BASE64.decode(text) {
+            Ok(bytes) => bytes.into(),
+            Err(error) => return Err(Problem::malformed(format!("body_base64: {error}")).refused()),
+        },
+        _ => return Err(Problem::malformed("give either body or body_base64").refused()),
+    };
+    let queues = broker.state.topic(topic).map(|config| config.queues);
+    let queue = match (new.queue, &new.ordering_key, queues) {
+        (Some(queue), ..) => i32::try_from(queue).map_err(|_| Problem::malformed("queue: out of range").refused())?,
+        // Unknown here: created on the way, or refused.
+        (None, _, None | Some(0)) => -1,
+        (None, Some(key), Some(queues)) => java_string_hash(key).rem_euclid(queues as i32),
+        (None, None, Some(queues)) => (NEXT_QUEUE.fetch_add(1, Ordering::Relaxed) % queues) as i32,
+    };
+    let unique_key = format!("{:032X}", rand::random::<u128>());
+    let keys = new.keys.join(" ");
+    let named = [
+        (properties::UNIQUE_KEY, Some(unique_key.as_str())),
+        (properties::WAIT, Some("true")),
+        (properties::TAGS, new.tag.as_deref()),
+        (properties::KEYS, Some(keys.as_str()).filter(|keys| !keys.is_empty())),
+        (properties::SHARDING_KEY, new.ordering_key.as_deref()),
+    ];
+    let named = named.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let own = new
+        .properties
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let properties = properties::encode(own.chain(named));
+    let mut command = RemotingCommand::request(request::SEND_MESSAGE_V2).with_body(body);
+    let header = SendMessageHeader {
+        producer_group: PRODUCER_GROUP,
+        topic,
+        default_topic: flotilla_api::names::AUTO_CREATE_TOPIC,
+        default_topic_queues: i32::try_from(broker.settings.policy.default_queues).unwrap_or(i32::MAX),
+        queue,
+        born_timestamp: now_ms(),
+        properties: Some(&properties),
+        ..SendMessageHeader::default()
+    };
+    header.encode(&mut command.fields, true);
+    let answer = router::handle(broker, command, Origin::local(broker)).await;
+    receipt(answer).map(|receipt| Answer {
+        status: 200,
+        body: document(&receipt),
+        epoch: epoch(broker),
+    })
+}
+
+fn receipt(answer: Option<RemotingCommand>) -> Result<SendReceipt, Problem> {
+    let answer = answer.ok_or_else(|| Problem::unavailable("no answer").unknown())?;
+    let remark = answer.remark.clone().unwrap_or_default();
+    let refused = |status| Err(Problem::new(status, remark.clone()).refused());
+    match answer.code {
+        response::SUCCESS => {
+            let stored = SendMessageResponse::decode(&answer.fields)
+                .map_err(|error| Problem::unavailable(format!("garbled answer: {error}")).unknown())?;
+            Ok(SendReceipt {
+                message_id: stored.message_id.to_owned(),
+                queue: u32::try_from(stored.queue).unwrap_or_default(),
+                offset: stored.queue_offset,
+            })
+        }
+        response::TOPIC_NOT_EXIST => refused(StatusCode::NOT_FOUND),
+        response::NO_PERMISSION => refused(StatusCode::CONFLICT),
+        response::MESSAGE_ILLEGAL if remark.contains("large") || remark.contains("exceed") => {
+            refused(StatusCode::PAYLOAD_TOO_LARGE)
+        }
+        response::SYSTEM_BUSY => refused(StatusCode::TOO_MANY_REQUESTS),
+        response::SERVICE_NOT_AVAILABLE => refused(StatusCode::SERVICE_UNAVAILABLE),
+        response::SYSTEM_ERROR if remark.starts_with("[UNKNOWN]") => Err(Problem::unavailable(remark).unknown()),
+        _ => refused(StatusCode::BAD_REQUEST),
+    }
+}

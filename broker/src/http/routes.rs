@@ -1,0 +1,132 @@
+//! Paths to operations.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use flotilla_api::http::LeaderChange;
+use serde::de::DeserializeOwned;
+
+use super::answer::Answer;
+use super::execute::execute;
+use super::operation::{Operation, Selection};
+use super::problem::Problem;
+use super::{HTTP_BODY_BYTES_MAX, Stage, messages, metrics, openapi};
+use crate::node::Broker;
+
+type Outcome = Result<Answer, Problem>;
+
+/// All paths.
+pub fn router(stage: Stage) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(scrape))
+        .route("/openapi.json", get(openapi::document))
+        .route("/v1/cluster", get(|stage| run(stage, Operation::Cluster)))
+        .route("/v1/groups", get(|stage| run(stage, Operation::Groups)))
+        .route(
+            "/v1/groups/{group}",
+            get(|stage, Path(group)| run(stage, Operation::Group { group })),
+        )
+        .route(
+            "/v1/groups/{group}/digest",
+            post(|stage, Path(group)| run(stage, Operation::Digest { group })),
+        )
+        .route("/v1/groups/{group}/leader", post(transfer_leader))
+        .route("/v1/topics", get(|stage| run(stage, Operation::Topics)))
+        .route(
+            "/v1/topics/{topic}",
+            get(|stage, Path(topic)| run(stage, Operation::Topic { topic }))
+                .put(put_topic)
+                .delete(|stage, Path(topic)| run(stage, Operation::DeleteTopic { topic })),
+        )
+        .route(
+            "/v1/topics/{topic}/queues",
+            get(|stage, Path(topic)| run(stage, Operation::Queues { topic })),
+        )
+        .route("/v1/topics/{topic}/messages", post(send))
+        .route(
+            "/v1/consumer-groups",
+            get(|stage| run(stage, Operation::ConsumerGroups)),
+        )
+        .route(
+            "/v1/consumer-groups/{group}",
+            get(|stage, Path(consumer_group)| run(stage, Operation::ConsumerGroup { consumer_group })),
+        )
+        .route("/v1/messages", get(find_messages))
+        .fallback(|| async { Problem::not_found("no such path: see /openapi.json") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path has other methods: see /openapi.json",
+            )
+        })
+        .layer(DefaultBodyLimit::max(HTTP_BODY_BYTES_MAX))
+        .with_state(stage)
+}
+
+fn broker(stage: &Stage) -> Result<&Arc<Broker>, Problem> {
+    stage
+        .get()
+        .ok_or_else(|| Problem::unavailable("this node is starting").refused())
+}
+
+async fn run(State(stage): State<Stage>, operation: Operation) -> Outcome {
+    execute(broker(&stage)?, operation).await
+}
+
+/// Ready to take clients. A cluster without a quorum is ready, too: it answers what it can.
+async fn readyz(State(stage): State<Stage>) -> Response {
+    let ready = stage.get().is_some_and(|broker| {
+        let here = broker.peers.node(&broker.node);
+        here.and_then(|node| node.info)
+            .is_some_and(|info| info.ready && !info.leaving)
+    });
+    if ready {
+        return "ready\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
+}
+
+async fn scrape(State(stage): State<Stage>) -> Result<Response, Problem> {
+    let text = metrics::render(broker(&stage)?)?;
+    Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
+}
+
+async fn transfer_leader(
+    stage: State<Stage>,
+    Path(group): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Outcome {
+    let LeaderChange { node } = parse(body)?;
+    run(stage, Operation::TransferLeader { group, node }).await
+}
+
+async fn put_topic(stage: State<Stage>, Path(topic): Path<String>, body: Result<Bytes, BytesRejection>) -> Outcome {
+    let settings = match body {
+        Ok(bytes) if bytes.is_empty() => Default::default(),
+        body => parse(body)?,
+    };
+    run(stage, Operation::PutTopic { topic, settings }).await
+}
+
+async fn send(State(stage): State<Stage>, Path(topic): Path<String>, body: Result<Bytes, BytesRejection>) -> Outcome {
+    messages::send(broker(&stage)?, &topic, parse(body)?).await
+}
+
+async fn find_messages(stage: State<Stage>, selection: Result<Query<Selection>, QueryRejection>) -> Outcome {
+    let Query(selection) = selection.map_err(|rejection| Problem::malformed(rejection.body_text()))?;
+    run(stage, Operation::Messages { selection }).await
+}
+
+/// Reads a JSON body; whatever is wrong with it, nothing was done.
+fn parse<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Problem> {
+    let bytes = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()).refused())?;
+    serde_json::from_slice(&bytes).map_err(|error| Problem::malformed(format!("body: {error}")).refused())
+}

@@ -1,0 +1,397 @@
+//! What request handlers read of a group's state on this replica. As fresh as apply; a handler that needs more asks
+//! the Raft group for a read index first.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use flotilla_raft_store::log_id::LogId;
+
+use super::shared::{Digest, LastEntry, Memory, Shared};
+use crate::key_index;
+use crate::queue_index::{Located, QueueIndex, locate_in_batch};
+use crate::state::records::QueueId;
+use crate::state::topics::Queue;
+use crate::state::{
+    GroupShape, Join, Lock, Member, State, Subscription, SubscriptionGroupConfig, TopicConfig, key_hash,
+};
+
+/// How far a queue reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueBounds {
+    /// First queue offset that can be read.
+    pub min_offset: i64,
+    /// One past the last.
+    pub max_offset: i64,
+    /// Store time of the first message, -1 if there is none.
+    pub min_store_time: i64,
+    /// Store time of the last message ever stored, -1 if there was none.
+    pub last_store_time: i64,
+    /// Generation of the open segment.
+    pub generation: u32,
+}
+
+/// A message found by a key, with its queue. Another key may have the same hash: compare the message's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundByKey {
+    /// Queue number.
+    pub queue: u32,
+    /// Where it lies.
+    pub located: Located,
+}
+
+/// Cheap to clone; see the module.
+#[derive(Clone)]
+pub struct StateReader {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for StateReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateReader")
+            .field("applied", &self.applied())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The offsets of a queue that the store's index covers, and the batch that may not be in it yet.
+struct View {
+    queue: QueueId,
+    min_offset: i64,
+    max_offset: i64,
+    last_entry: Option<(Arc<LastEntry>, usize)>,
+}
+
+impl View {
+    fn of(memory: &Memory, id: QueueId, queue: &Queue) -> Self {
+        let last_entry = memory
+            .last_batch(id, queue)
+            .zip(queue.batch_in(memory.last_entry.log_index));
+        Self {
+            queue: id,
+            min_offset: queue.min_offset,
+            max_offset: queue.max_offset,
+            last_entry,
+        }
+    }
+
+    /// One past the last offset to look for in the store.
+    fn recorded_to(&self) -> i64 {
+        match &self.last_entry {
+            Some((entry, number)) => entry.batches[*number].first_offset,
+            None => self.max_offset,
+        }
+    }
+}
+
+impl StateReader {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Runs `read` on the state in memory, which is locked meanwhile: for what the other methods do not offer.
+    pub fn with<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.shared.memory.read().state)
+    }
+
+    /// The last entry applied here.
+    pub fn applied(&self) -> Option<LogId> {
+        self.shared.memory.read().progress.applied
+    }
+
+    /// Messages in entries up to and including this one are forgotten; 0 if none.
+    pub fn trimmed(&self) -> u64 {
+        self.with(|state| state.trimmed)
+    }
+
+    /// The newest digest computed here.
+    pub fn last_digest(&self) -> Option<Digest> {
+        *self.shared.digest.lock()
+    }
+
+    /// A topic's settings.
+    pub fn topic(&self, name: &str) -> Option<TopicConfig> {
+        self.with(|state| state.topics.get(name).map(|topic| topic.config.clone()))
+    }
+
+    /// All topics by name.
+    pub fn topics(&self) -> Vec<TopicConfig> {
+        self.with(|state| state.topics.iter().map(|topic| topic.config.clone()).collect())
+    }
+
+    /// How far a queue reaches; `None` if topic or queue do not exist.
+    pub fn queue_bounds(&self, topic: &str, queue: u32) -> Option<QueueBounds> {
+        self.with(|state| {
+            state.topics.queue(topic, queue).map(|(_, queue)| QueueBounds {
+                min_offset: queue.min_offset,
+                max_offset: queue.max_offset,
+                min_store_time: queue.min_store_time,
+                last_store_time: queue.last_store_time,
+                generation: queue.generation,
+            })
+        })
+    }
+
+    /// Where up to `max` messages from the queue offset `from` on lie, in order. Empty past the end and for an
+    /// unknown queue; starts at the first message there is if `from` is before it.
+    pub fn locate(&self, topic: &str, queue: u32, from: i64, max: usize) -> io::Result<Vec<Located>> {
+        match self.view(topic, queue) {
+            Some(view) => self.locate_in(&view, from, max),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The queue offset for a store time. Lower: the first message stored at `timestamp` or later, or the maximum
+    /// offset. Upper: the last one stored at `timestamp` or earlier, or 0. An unknown queue has 0.
+    pub fn offset_by_time(&self, topic: &str, queue: u32, timestamp: i64, upper: bool) -> io::Result<i64> {
+        let Some(view) = self.view(topic, queue) else {
+            return Ok(0);
+        };
+        if upper {
+            let next = self.first_since(&view, timestamp.saturating_add(1))?;
+            return Ok(if next > view.min_offset { next - 1 } else { 0 });
+        }
+        self.first_since(&view, timestamp)
+    }
+
+    /// The next queue offset a subscription group will read, if it was ever set.
+    pub fn consumer_offset(&self, group: &str, topic: &str, queue: u32) -> Option<i64> {
+        self.with(|state| state.consumer_offsets.get(group, topic, queue))
+    }
+
+    /// All offsets of a subscription group: topic, queue, offset.
+    pub fn consumer_offsets_of(&self, group: &str) -> Vec<(String, u32, i64)> {
+        self.with(|state| {
+            let offsets = state.consumer_offsets.of_group(group);
+            offsets
+                .map(|(topic, queue, offset)| (topic.to_owned(), queue, offset))
+                .collect()
+        })
+    }
+
+    /// Subscription groups that have read of a topic.
+    pub fn groups_of_topic(&self, topic: &str) -> Vec<String> {
+        self.with(|state| state.consumer_offsets.groups_of_topic(topic))
+    }
+
+    /// Settings of a subscription group.
+    pub fn subscription_group(&self, name: &str) -> Option<SubscriptionGroupConfig> {
+        self.with(|state| state.subscription_groups.get(name).cloned())
+    }
+
+    /// All subscription groups by name.
+    pub fn subscription_groups(&self) -> Vec<SubscriptionGroupConfig> {
+        self.with(|state| state.subscription_groups.iter().cloned().collect())
+    }
+
+    /// True if a heartbeat would change anything: only then it is worth a command.
+    pub fn would_change(&self, join: &Join) -> bool {
+        self.with(|state| state.would_change(join))
+    }
+
+    /// Members of a consumer group by client id.
+    pub fn members(&self, group: &str) -> Vec<Member> {
+        self.with(|state| {
+            let group = state.coordinator.consumer_group(group);
+            group
+                .map(|group| group.members.values().cloned().collect())
+                .unwrap_or_default()
+        })
+    }
+
+    /// How a consumer group with members consumes.
+    pub fn group_shape(&self, group: &str) -> Option<GroupShape> {
+        self.with(|state| state.coordinator.consumer_group(group).map(|group| group.shape))
+    }
+
+    /// What a consumer group with members wants of a topic.
+    pub fn subscription(&self, group: &str, topic: &str) -> Option<Subscription> {
+        self.with(|state| {
+            state
+                .coordinator
+                .consumer_group(group)?
+                .subscriptions
+                .get(topic)
+                .cloned()
+        })
+    }
+
+    /// All a consumer group with members subscribes to.
+    pub fn subscriptions(&self, group: &str) -> Vec<Subscription> {
+        self.with(|state| {
+            let group = state.coordinator.consumer_group(group);
+            group
+                .map(|group| group.subscriptions.values().cloned().collect())
+                .unwrap_or_default()
+        })
+    }
+
+    /// Names of the consumer groups with members.
+    pub fn active_consumer_groups(&self) -> Vec<String> {
+        self.with(|state| {
+            state
+                .coordinator
+                .consumer_groups()
+                .map(|(name, _)| name.to_owned())
+                .collect()
+        })
+    }
+
+    /// Members of a producer group by client id.
+    pub fn producers(&self, group: &str) -> Vec<Member> {
+        self.with(|state| state.coordinator.producers(group).cloned().collect())
+    }
+
+    /// Nodes that members are connected to.
+    pub fn nodes_with_members(&self) -> Vec<String> {
+        self.with(|state| state.coordinator.nodes())
+    }
+
+    /// The lock of a queue, unless it has expired by `now_ms`.
+    pub fn lock_owner(&self, group: &str, topic: &str, queue: u32, now_ms: i64) -> Option<Lock> {
+        self.with(|state| {
+            state
+                .locks
+                .get(group, topic, queue)
+                .filter(|lock| !lock.is_expired(now_ms))
+                .cloned()
+        })
+    }
+
+    /// Up to `max` messages of a topic whose keys hash like `key`, stored within `begin..=end`, newest entry first.
+    pub fn find_by_key(&self, topic: &str, key: &str, begin: i64, end: i64, max: usize) -> io::Result<Vec<FoundByKey>> {
+        let mut found = Vec::new();
+        let (topic_id, oldest, newest) = {
+            let memory = self.shared.memory.read();
+            let Some(id) = memory.state.topics.id(topic) else {
+                return Ok(found);
+            };
+            let Some(applied) = memory.progress.applied else {
+                return Ok(found);
+            };
+            (id, memory.state.trimmed, applied.index)
+        };
+        let mut hits = Vec::new();
+        key_index::find(&*self.shared.kv()?, key_hash(topic, key), oldest, newest, |hit| {
+            if hit.queue.topic() == topic_id {
+                hits.push(hit);
+            }
+            Ok(hits.len() < KEY_HITS_MAX)
+        })?;
+        for hit in hits {
+            if found.len() >= max {
+                break;
+            }
+            let Some(view) = self.view_by_id(hit.queue) else {
+                continue;
+            };
+            let located = self.locate_in(&view, hit.queue_offset, 1)?;
+            found.extend(
+                located
+                    .into_iter()
+                    .filter(|located| located.queue_offset == hit.queue_offset)
+                    .filter(|located| (begin..=end).contains(&located.store_time))
+                    .map(|located| FoundByKey {
+                        queue: hit.queue.queue(),
+                        located,
+                    }),
+            );
+        }
+        Ok(found)
+    }
+
+    /// The last entry that no message within its topic's retention lies in or before: what a trim may name. Topics
+    /// without a retention of their own have `default_retention_ms`. `None` if there is nothing to trim.
+    pub fn trim_point(&self, now_ms: i64, default_retention_ms: u64) -> io::Result<Option<u64>> {
+        let (applied, trimmed, queues) = {
+            let memory = self.shared.memory.read();
+            let Some(applied) = memory.progress.applied else {
+                return Ok(None);
+            };
+            let queues: Vec<_> = memory
+                .state
+                .topics
+                .queues_up_to(u64::MAX)
+                .into_iter()
+                .filter_map(|id| {
+                    let topic = memory.state.topics.by_id(id.topic())?;
+                    let retention_ms = topic.config.retention_ms.unwrap_or(default_retention_ms);
+                    let since = now_ms.saturating_sub_unsigned(retention_ms);
+                    let queue = memory.state.topics.queue_by_id(id)?;
+                    Some((
+                        View::of(&memory, id, queue),
+                        since,
+                        queue.min_store_time,
+                        queue.first_log_index,
+                    ))
+                })
+                .collect();
+            (applied.index, memory.state.trimmed, queues)
+        };
+        let mut point = applied;
+        for (view, since, min_store_time, first_log_index) in queues {
+            if point <= trimmed {
+                return Ok(None);
+            }
+            let first_kept = if min_store_time >= since {
+                Some(first_log_index)
+            } else {
+                let offset = self.first_since(&view, since)?;
+                self.locate_in(&view, offset, 1)?
+                    .first()
+                    .map(|located| located.log_index)
+            };
+            if let Some(first_kept) = first_kept {
+                point = point.min(first_kept.saturating_sub(1));
+            }
+        }
+        Ok(Some(point).filter(|point| *point > trimmed))
+    }
+
+    fn view(&self, topic: &str, queue: u32) -> Option<View> {
+        let memory = self.shared.memory.read();
+        let (id, queue) = memory.state.topics.queue(topic, queue)?;
+        Some(View::of(&memory, id, queue))
+    }
+
+    fn view_by_id(&self, id: QueueId) -> Option<View> {
+        let memory = self.shared.memory.read();
+        let queue = memory.state.topics.queue_by_id(id)?;
+        Some(View::of(&memory, id, queue))
+    }
+
+    fn locate_in(&self, view: &View, from: i64, max: usize) -> io::Result<Vec<Located>> {
+        let from = from.max(view.min_offset);
+        let available = usize::try_from(view.max_offset - from).unwrap_or(0);
+        let max = max.min(available);
+        let mut found = Vec::with_capacity(max);
+        if from < view.recorded_to() && max > 0 {
+            let in_store = usize::try_from(view.recorded_to() - from).unwrap_or(0).min(max);
+            QueueIndex::new(&*self.shared.kv()?, view.queue).locate(from, in_store, &mut found)?;
+        }
+        if let Some((entry, number)) = &view.last_entry {
+            locate_in_batch(&entry.batches[*number], entry.log_index, from, max, &mut found);
+        }
+        Ok(found)
+    }
+
+    fn first_since(&self, view: &View, time: i64) -> io::Result<i64> {
+        let recorded_to = view.recorded_to();
+        if view.min_offset < recorded_to {
+            let kv = self.shared.kv()?;
+            let batch = QueueIndex::new(&kv, view.queue).first_since(view.min_offset..recorded_to, time)?;
+            if let Some(batch) = batch {
+                return Ok(batch.first_offset);
+            }
+        }
+        match &view.last_entry {
+            Some((entry, number)) if entry.batches[*number].store_time >= time => {
+                Ok(entry.batches[*number].first_offset)
+            }
+            _ => Ok(view.max_offset),
+        }
+    }
+}
+
+/// Messages with the same key looked at for one query.
+const KEY_HITS_MAX: usize = 4_096;

@@ -1,0 +1,152 @@
+//! How long messages are kept: by time, by bytes, by how full the disk is.
+//!
+//! The leader decides and logs the decision ([`Command::Trim`]), so that all replicas forget the same messages; every
+//! replica then removes the log files that nothing needs any more. A crash in between leaves files that the next
+//! round removes.
+//!
+//! Bytes are turned into a log index by proportion, over and over until they fit: entries are not all of one size.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::Broker;
+use crate::handlers::propose::now_ms;
+use crate::state::{Command, Reply};
+
+/// Between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// Fewer entries than this are not worth a decision.
+const TRIM_ENTRIES_MIN: u64 = 64;
+/// Share of the log in percent that goes at once when the disk is too full.
+const PRESSURE_STEP_PERCENT: u64 = 10;
+const HOUR_MS: u64 = 3_600_000;
+
+/// Looks every minute until `stop` says true.
+pub async fn keep(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
+    let mut removed_to = 0;
+    let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        if broker.group.status().is_leader {
+            decide(&broker).await;
+        }
+        let trimmed = broker.state.trimmed();
+        if trimmed > removed_to {
+            match broker.group.trim(trimmed).await {
+                Ok(bytes) => {
+                    removed_to = trimmed;
+                    info!(log_index = trimmed, bytes, "removed log files");
+                }
+                Err(error) => warn!(%error, "remove log files"),
+            }
+        }
+    }
+}
+
+async fn decide(broker: &Arc<Broker>) {
+    let reader = broker.clone();
+    // Reads the queue index of every queue: not on the tasks that serve clients.
+    let point = tokio::task::spawn_blocking(move || {
+        let policy = &reader.settings.policy;
+        let status = reader.group.status();
+        let by_time = reader
+            .state
+            .trim_point(now_ms(), policy.retention_hours.saturating_mul(HOUR_MS))?;
+        let log = LogExtent {
+            trimmed: reader.state.trimmed(),
+            applied: status.applied.map_or(0, |id| id.index),
+            bytes: status.log_bytes,
+        };
+        let by_bytes = log.by_bytes(policy.retention_bytes);
+        let by_disk = log.by_disk(used_percent(&reader.settings.data), policy.disk_used_percent_max);
+        Ok::<_, std::io::Error>((by_time.max(by_bytes).max(by_disk), log.trimmed))
+    });
+    let (point, trimmed) = match point.await {
+        Ok(Ok((Some(point), trimmed))) if point >= trimmed + TRIM_ENTRIES_MIN => (point, trimmed),
+        Ok(Ok(_)) => return,
+        Ok(Err(error)) => return warn!(%error, "look for what retention may remove"),
+        Err(error) => return warn!(%error, "look for what retention may remove"),
+    };
+    match broker
+        .group
+        .propose(vec![Command::Trim { log_index: point }.encode()])
+        .await
+    {
+        Ok(proposed) => match proposed.replies.into_iter().next() {
+            Some(Reply::Refused(refusal)) => warn!(log_index = point, %refusal, "trim"),
+            _ => info!(from = trimmed, to = point, "forgot the oldest messages"),
+        },
+        Err(error) => warn!(%error, "trim"),
+    }
+}
+
+/// What there is to trim.
+#[derive(Clone, Copy, Debug)]
+struct LogExtent {
+    trimmed: u64,
+    applied: u64,
+    bytes: u64,
+}
+
+impl LogExtent {
+    fn by_bytes(self, bytes_max: u64) -> Option<u64> {
+        if bytes_max == 0 || self.bytes <= bytes_max {
+            return None;
+        }
+        self.share(self.bytes - bytes_max, self.bytes)
+    }
+
+    fn by_disk(self, used_percent: u64, used_percent_max: u64) -> Option<u64> {
+        if used_percent <= used_percent_max {
+            return None;
+        }
+        self.share(PRESSURE_STEP_PERCENT, 100)
+    }
+
+    /// The entry at `part / whole` of the log.
+    fn share(self, part: u64, whole: u64) -> Option<u64> {
+        let entries = self.applied.checked_sub(self.trimmed)?;
+        let share = u128::from(entries) * u128::from(part) / u128::from(whole.max(1));
+        u64::try_from(share).ok().map(|share| self.trimmed + share)
+    }
+}
+
+/// How full the disk under `folder` is; 0 when it cannot be told.
+fn used_percent(folder: &Path) -> u64 {
+    match rustix::fs::statvfs(folder) {
+        Ok(space) if space.f_blocks > 0 => 100 - (100 * space.f_bavail / space.f_blocks).min(100),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: LogExtent = LogExtent {
+        trimmed: 1000,
+        applied: 3000,
+        bytes: 400,
+    };
+
+    #[test]
+    fn bytes_over_the_limit_go_in_proportion() {
+        assert_eq!(LOG.by_bytes(0), None);
+        assert_eq!(LOG.by_bytes(400), None);
+        assert_eq!(LOG.by_bytes(300), Some(1500));
+    }
+
+    #[test]
+    fn a_full_disk_costs_a_tenth_of_the_log() {
+        assert_eq!(LOG.by_disk(85, 85), None);
+        assert_eq!(LOG.by_disk(86, 85), Some(1200));
+    }
+}

@@ -1,0 +1,253 @@
+//! Requests from node to node over one connection: many at a time, answered in any order.
+//!
+//! ```text
+//! request: kind: u8 | number: u64 | time left in ms: u32 | payload
+//! answer:  status: u8, 0 is done | number: u64 | payload, or the text of a failure
+//! ```
+//!
+//! Holds: at most [`CALLS_IN_FLIGHT_MAX`] requests wait; every one of them ends, with its answer, with its deadline
+//! or with the connection. A failure of the kind `NotConnected` surely left nothing at the other node; after any
+//! other, the outcome is unknown. The serving side stops what a connection asked for when the connection closes.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use flotilla_raft_store::transport::{FrameReceiver, FrameSender};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{timeout, timeout_at};
+use tracing::debug;
+
+use super::listener::PeerHandler;
+use super::stream::{PeerReceiver, PeerSender};
+use super::{CALLS_IN_FLIGHT_MAX, CALLS_SERVED_MAX};
+
+/// What a call is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallKind {
+    /// A client's request, passed on.
+    Forward,
+    /// Who are you and how are you?
+    Info,
+    /// An operation of the admin API.
+    Admin,
+}
+
+impl CallKind {
+    const fn to_byte(self) -> u8 {
+        match self {
+            Self::Forward => 0,
+            Self::Info => 1,
+            Self::Admin => 2,
+        }
+    }
+
+    const fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Forward),
+            1 => Some(Self::Info),
+            2 => Some(Self::Admin),
+            _ => None,
+        }
+    }
+}
+
+/// Frames waiting for the writer task of a connection.
+const WRITER_QUEUE_MAX: usize = 1024;
+/// Frames written by one system call.
+const WRITE_BATCH_MAX: usize = 64;
+const REQUEST_HEAD_BYTES: usize = 13;
+const ANSWER_HEAD_BYTES: usize = 9;
+
+type Waiting = HashMap<u64, oneshot::Sender<io::Result<Bytes>>>;
+
+/// The calling side of one connection.
+#[derive(Debug)]
+pub(super) struct CallConnection {
+    outgoing: mpsc::Sender<Vec<Bytes>>,
+    pending: Arc<Mutex<Pending>>,
+    in_flight: Semaphore,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    next_number: u64,
+    waiting: Waiting,
+    broken: bool,
+}
+
+impl CallConnection {
+    /// Starts the tasks that write requests and read answers.
+    pub(super) fn start(sender: PeerSender, receiver: PeerReceiver) -> Arc<Self> {
+        let (outgoing, queued) = mpsc::channel(WRITER_QUEUE_MAX);
+        let pending = Arc::new(Mutex::new(Pending::default()));
+        tokio::spawn({
+            let pending = pending.clone();
+            async move {
+                let reason = tokio::select! {
+                    outcome = write_frames(sender, queued) => outcome.err(),
+                    outcome = read_answers(receiver, &pending) => outcome.err(),
+                };
+                let waiting = {
+                    let mut pending = pending.lock();
+                    pending.broken = true;
+                    std::mem::take(&mut pending.waiting)
+                };
+                let reason = reason.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+                for answer in waiting.into_values() {
+                    // A caller that gave up does not want to know.
+                    let _ = answer.send(Err(io::Error::new(io::ErrorKind::ConnectionReset, reason.to_string())));
+                }
+            }
+        });
+        Arc::new(Self {
+            outgoing,
+            pending,
+            in_flight: Semaphore::new(CALLS_IN_FLIGHT_MAX),
+        })
+    }
+
+    /// True once the connection ended.
+    pub(super) fn is_broken(&self) -> bool {
+        self.pending.lock().broken
+    }
+
+    /// Sends a request and waits for its answer.
+    pub(super) async fn call(&self, kind: CallKind, payload: Bytes, deadline: Instant) -> io::Result<Bytes> {
+        let until = tokio::time::Instant::from_std(deadline);
+        let not_sent = |why: &str| io::Error::new(io::ErrorKind::NotConnected, why.to_owned());
+        let _permit = match timeout_at(until, self.in_flight.acquire()).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_)) | Err(_) => return Err(not_sent("too many calls are waiting")),
+        };
+        let slot = match timeout_at(until, self.outgoing.reserve()).await {
+            Ok(Ok(slot)) => slot,
+            Ok(Err(_)) => return Err(not_sent("connection closed")),
+            Err(_) => return Err(not_sent("connection takes no more")),
+        };
+        let (answer, answered) = oneshot::channel();
+        let number = {
+            let mut pending = self.pending.lock();
+            if pending.broken {
+                return Err(not_sent("connection closed"));
+            }
+            pending.next_number += 1;
+            let number = pending.next_number;
+            pending.waiting.insert(number, answer);
+            number
+        };
+        let _forget = Forget {
+            pending: &self.pending,
+            number,
+        };
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        let mut head = BytesMut::with_capacity(REQUEST_HEAD_BYTES);
+        head.put_u8(kind.to_byte());
+        head.put_u64(number);
+        head.put_u32(u32::try_from(left).unwrap_or(u32::MAX));
+        slot.send(vec![head.freeze(), payload]);
+        match timeout_at(until, answered).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(io::ErrorKind::ConnectionReset.into()),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
+        }
+    }
+}
+
+/// Removes a call's entry however the call ends.
+struct Forget<'a> {
+    pending: &'a Mutex<Pending>,
+    number: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.pending.lock().waiting.remove(&self.number);
+    }
+}
+
+async fn write_frames(mut sender: PeerSender, mut queued: mpsc::Receiver<Vec<Bytes>>) -> io::Result<()> {
+    let mut batch = Vec::with_capacity(WRITE_BATCH_MAX);
+    while queued.recv_many(&mut batch, WRITE_BATCH_MAX).await > 0 {
+        match batch.as_slice() {
+            [single] => sender.send(single).await?,
+            several => sender.send_all(several).await?,
+        }
+        batch.clear();
+    }
+    Ok(())
+}
+
+async fn read_answers(mut receiver: PeerReceiver, pending: &Mutex<Pending>) -> io::Result<()> {
+    while let Some(mut frame) = receiver.receive().await? {
+        if frame.len() < ANSWER_HEAD_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "answer without a head"));
+        }
+        let status = frame.get_u8();
+        let number = frame.get_u64();
+        let outcome = match status {
+            0 => Ok(frame),
+            _ => Err(io::Error::other(String::from_utf8_lossy(&frame).into_owned())),
+        };
+        if let Some(answer) = pending.lock().waiting.remove(&number) {
+            // A caller that gave up does not want to know.
+            let _ = answer.send(outcome);
+        }
+    }
+    Ok(())
+}
+
+/// The serving side of one connection of the node `from`, until it closes.
+pub(super) async fn serve_calls(
+    sender: PeerSender,
+    mut receiver: PeerReceiver,
+    from: &str,
+    handler: Arc<dyn PeerHandler>,
+) -> io::Result<()> {
+    let (answers, queued) = mpsc::channel(WRITER_QUEUE_MAX);
+    let reader = async {
+        let mut served = JoinSet::new();
+        while let Some(frame) = receiver.receive().await? {
+            while served.try_join_next().is_some() {}
+            if served.len() >= CALLS_SERVED_MAX {
+                served.join_next().await;
+            }
+            served.spawn(serve_call(frame, from.to_owned(), handler.clone(), answers.clone()));
+        }
+        Ok(())
+    };
+    tokio::select! {
+        outcome = write_frames(sender, queued) => outcome,
+        outcome = reader => outcome,
+    }
+}
+
+async fn serve_call(mut frame: Bytes, from: String, handler: Arc<dyn PeerHandler>, answers: mpsc::Sender<Vec<Bytes>>) {
+    if frame.len() < REQUEST_HEAD_BYTES {
+        debug!(from, "call without a head");
+        return;
+    }
+    let kind = CallKind::from_byte(frame.get_u8());
+    let number = frame.get_u64();
+    let left = Duration::from_millis(frame.get_u32().into());
+    let outcome = match kind {
+        Some(kind) => match timeout(left, handler.call(kind, frame, Instant::now() + left)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err("not done in time".to_owned()),
+        },
+        None => Err("unknown kind of call".to_owned()),
+    };
+    let (status, payload) = match outcome {
+        Ok(payload) => (0, payload),
+        Err(text) => (1, Bytes::from(text)),
+    };
+    let mut head = BytesMut::with_capacity(ANSWER_HEAD_BYTES);
+    head.put_u8(status);
+    head.put_u64(number);
+    // The connection may be gone; the caller learns that from it.
+    let _ = answers.send(vec![head.freeze(), payload]).await;
+}
