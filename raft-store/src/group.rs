@@ -616,6 +616,15 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
     }
 }
 
+#[cfg(feature = "simulation")]
+impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S> {
+    /// Ends the engine's tasks at once, as the end of the process would.
+    pub async fn stop_engine(&self) {
+        // It may have stopped already, of the disk's failure.
+        let _ = self.shared.raft.shutdown().await;
+    }
+}
+
 /// Follows leader and membership; tells the state machine when this replica starts or stops leading.
 async fn watch<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
     raft: Engine<Rt, D, S>,

@@ -18,6 +18,7 @@ use openraft::{AsyncRuntime, LogState, OptionalSend, RaftLogReader};
 use crate::commit_log::CommitLog;
 use crate::convert;
 use crate::disk::Disk;
+use crate::log_id::LogId;
 use crate::type_config::Types;
 
 /// Most bytes of entries in one AppendEntries request, and read at once for apply. One entry is always allowed.
@@ -140,20 +141,23 @@ impl<Rt: AsyncRuntime, D: Disk, R: Send + Sync + 'static> RaftLogReader<Types<Rt
         self.read(from, to).await
     }
 
+    /// The last entry of every term in the range. The trait's own example shows the first ones, but the engine's
+    /// `LogIdList` reads these as last ones, and so does the trait's default implementation.
     async fn get_key_log_ids(
         &mut self,
         range: RangeInclusive<LogIdOf<Types<Rt, R>>>,
     ) -> Result<Vec<LogIdOf<Types<Rt, R>>>, io::Error> {
         let (first, last) = range.into_inner();
-        let mut keys = vec![first];
-        for start in self.log.term_starts() {
-            if start.index > first.index && start.index <= last.index {
-                keys.push(convert::engine_log_id(start));
-            }
-        }
-        if keys.last() != Some(&last) {
-            keys.push(last);
-        }
+        let starts = self.log.term_starts();
+        let ends = starts
+            .iter()
+            .zip(starts.iter().skip(1))
+            .map(|(term, next)| LogId::new(term.term, next.index - 1));
+        let mut keys: Vec<_> = ends
+            .filter(|end| (first.index..last.index).contains(&end.index))
+            .map(convert::engine_log_id)
+            .collect();
+        keys.push(last);
         Ok(keys)
     }
 }

@@ -194,5 +194,5 @@ fn an_entry_known_from_elsewhere_to_be_on_disk_is_not_cut() {
 
 fn random_bytes(seed: u64, length: usize) -> Vec<u8> {
     let mut random = Random::new(seed);
-    (0..length).map(|_| random.next() as u8).collect()
+    (0..length).map(|_| random.draw() as u8).collect()
 }

@@ -110,12 +110,16 @@ impl Node {
 
     /// The power is cut: what was not synced is kept or lost at random.
     pub fn kill(&mut self, network: &Network) {
-        let Some(process) = self.process.take() else { return };
-        network.kill(&process.transport);
+        let Some(Process { group, transport }) = self.process.take() else {
+            return;
+        };
+        network.kill(&transport);
         self.disk = self.disk.crash(self.random.next());
         // What is left of the old process keeps the old store: nothing it does reaches the new one.
         let kept = self.store.lock().clone();
         self.store = Arc::new(Mutex::new(kept));
+        // Its tasks can reach neither disk nor network; they end here, so that they cost no time.
+        drop(SimRuntime::spawn(async move { group.stop_engine().await }));
     }
 }
 

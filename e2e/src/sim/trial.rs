@@ -94,6 +94,9 @@ const CLIENTS: u64 = 3;
 /// The longest a healed cluster may take to serve and converge.
 const CONVERGENCE_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long a client waits for the outcome of a write.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Runs one trial. A panic inside is a violation like any other.
 pub fn run(settings: Settings) -> Summary {
     let trial = || SimRuntime::with_seed(settings.seed).block_on(trial(settings));
@@ -133,8 +136,11 @@ async fn trial(settings: Settings) -> Summary {
     }
     faults(&mut nodes, &network, &running, settings, &random, &mut summary).await;
     heal(&mut nodes, &network, &running, settings, &mut summary).await;
-    converge(&nodes, &mut summary).await;
+    // Clients write on for a while, then stop; the last write comes after all of theirs.
+    SimRuntime::sleep(WRITE_TIMEOUT).await;
     history.lock().stop = true;
+    SimRuntime::sleep(WRITE_TIMEOUT * 2).await;
+    converge(&nodes, &mut summary).await;
     check(&nodes, &history.lock(), &mut summary);
     summary
 }
@@ -280,7 +286,7 @@ async fn write(client: u64, running: Running, history: Arc<Mutex<History>>, rand
         let mut value = format!("{client}-{number}").into_bytes();
         value.resize(20 + random.below(400) as usize, b'.');
         let value = Bytes::from(value);
-        match SimRuntime::timeout(Duration::from_secs(1), group.propose(vec![value.clone()])).await {
+        match SimRuntime::timeout(WRITE_TIMEOUT, group.propose(vec![value.clone()])).await {
             Ok(Ok(written)) => {
                 let acked = Acked {
                     log_id: written.log_id,

@@ -34,6 +34,8 @@ pub(super) async fn read<D: Disk>(shared: &Shared<D>, from: u64, to: u64, bytes_
             if !recent.is_empty() {
                 return Ok(recent);
             }
+            // What is in the tail may not be in the files yet.
+            let to = state.tail.first_index().map_or(to, |first| to.min(first));
             match locate(&state, from, to, bytes_max.min(READ_BYTES_MAX)) {
                 Some(place) => place,
                 None => return Ok(Vec::new()),

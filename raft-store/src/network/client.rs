@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -184,6 +185,12 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, R: Send + Sync + 'static> RaftNetw
         S: Stream<Item = AppendEntriesRequest<Types<Rt, R>>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            // The engine's pause after errors lies before the first request: connecting earlier would try without
+            // any pause for as long as the follower is away.
+            let mut input = input.peekable();
+            if Pin::new(&mut input).peek().await.is_none() {
+                return Ok(stream::empty().boxed());
+            }
             let (sender, receiver) = self.connection(self.purpose).await.map_err(|e| unreachable(&e))?;
             let (sent_tx, sent) = mpsc::channel(WINDOW_REQUESTS);
             let (sender_tx, sender_back) = oneshot::channel();

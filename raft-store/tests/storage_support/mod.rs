@@ -144,7 +144,7 @@ pub fn record(term: u64, index: u64) -> Record {
         1 => RecordKind::Membership,
         _ => RecordKind::Normal,
     };
-    let payload: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
+    let payload: Vec<u8> = (0..length).map(|_| random.draw() as u8).collect();
     Record::new(LogId::new(term, index), kind, Bytes::from(payload))
 }
 
