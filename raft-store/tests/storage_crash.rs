@@ -453,7 +453,7 @@ fn two_crashes_in_a_row_leave_a_good_log() {
         } else {
             1 + random.below(calls)
         };
-        let seed = random.next();
+        let seed = random.draw();
         play(
             &steps,
             &[first, second],

@@ -117,7 +117,7 @@ fn garbage_and_misplaced_sectors_are_noticed_or_harmless() {
             0 => {
                 let from = random.below(bytes.len() as u64) as usize;
                 let to = (from + 1 + random.below(4096) as usize).min(bytes.len());
-                bytes[from..to].iter_mut().for_each(|byte| *byte = random.next() as u8);
+                bytes[from..to].iter_mut().for_each(|byte| *byte = random.draw() as u8);
             }
             1 => {
                 let (a, b) = (

@@ -369,9 +369,8 @@ impl<D: Disk> CommitLog<D> {
         Ok(bytes)
     }
 
-    /// Links the log files up to `upto` into the folder `into`, once they are flushed that far.
+    /// Links the log files up to `upto` into the folder `into`. `upto` was applied, so it is flushed.
     pub async fn link_files(&self, into: &Path, upto: LogId) -> io::Result<Vec<LinkedFile>> {
-        self.wait_flushed(upto.index).await?;
         install::link_files(self.shared(), into, upto).await
     }
 
