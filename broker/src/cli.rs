@@ -8,6 +8,8 @@ mod produce;
 mod serve;
 mod table;
 
+use std::io::IsTerminal;
+
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -52,6 +54,7 @@ impl Cli {
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
             .with_target(serves)
+            .with_ansi(std::io::stderr().is_terminal())
             .init();
         match self.command {
             Command::Standalone(args) => args.run(),

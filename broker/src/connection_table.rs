@@ -36,6 +36,9 @@ pub struct Connection {
     pub parked: AtomicUsize,
     /// The node shown to this connection as its home (`route.rs`); chosen once.
     pub home: Mutex<Option<String>>,
+    /// Shared by offset updates under way; a query of offsets takes it alone once, behind the updates before it.
+    /// Clients send updates one way and read them back at once.
+    pub offset_updates: tokio::sync::RwLock<()>,
     pushes: mpsc::Sender<RemotingCommand>,
 }
 
@@ -144,6 +147,7 @@ impl ConnectionTable {
             peer,
             parked: AtomicUsize::new(0),
             home: Mutex::new(None),
+            offset_updates: tokio::sync::RwLock::new(()),
             pushes,
         });
         tables

@@ -103,7 +103,9 @@ pub async fn topic_route(
     let topic = RouteHeader::decode(&request.fields)?.topic;
     let asker = origin.client.to_string();
     let answer = RemotingCommand::response(request, response::SUCCESS);
-    if topic == AUTO_CREATE_TOPIC && broker.settings.policy.auto_create_topics {
+    // RocketMQ has a topic named after every cluster and broker: what clients name to create a topic like it.
+    let is_template = topic == broker.cluster || topic == queue_name(&broker.cluster);
+    if is_template || topic == AUTO_CREATE_TOPIC && broker.settings.policy.auto_create_topics {
         return Ok(answer.with_body(presentation(broker, origin).template_route(&asker).to_bytes()));
     }
     let (queues, perm) = match broker.state.with(|state| {

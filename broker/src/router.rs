@@ -13,7 +13,8 @@ use std::time::Instant;
 use flotilla_api::remoting::codes::{request, response};
 use flotilla_api::remoting::frame::RemotingCommand;
 use futures_util::FutureExt;
-use tracing::error;
+use futures_util::future::OptionFuture;
+use tracing::{error, info};
 
 use crate::connection_table::Connection;
 use crate::error::Failure;
@@ -91,6 +92,9 @@ pub async fn handle(broker: &Arc<Broker>, request: RemotingCommand, origin: Orig
 
     let outcome = guarded(code, answer(broker, request, &origin)).await;
     if one_way {
+        if let Err(failure) = outcome {
+            info!(code, ?failure, "a one-way request failed");
+        }
         return None;
     }
     let answer = match outcome {
@@ -136,9 +140,18 @@ async fn answer(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origin)
         }
         request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull(broker, request, origin).await,
 
-        request::QUERY_CONSUMER_OFFSET
-        | request::UPDATE_CONSUMER_OFFSET
-        | request::SEARCH_OFFSET_BY_TIMESTAMP
+        request::UPDATE_CONSUMER_OFFSET => {
+            let updates = origin.connection.as_ref().map(|connection| &connection.offset_updates);
+            let _shared = OptionFuture::from(updates.map(|updates| updates.read())).await;
+            forward::at_leader(broker, &request, origin, Repeat::Harmless).await
+        }
+        request::QUERY_CONSUMER_OFFSET => {
+            if let Some(connection) = &origin.connection {
+                drop(connection.offset_updates.write().await);
+            }
+            forward::at_leader(broker, &request, origin, Repeat::Harmless).await
+        }
+        request::SEARCH_OFFSET_BY_TIMESTAMP
         | request::GET_MAX_OFFSET
         | request::GET_MIN_OFFSET
         | request::GET_EARLIEST_MSG_STORETIME

@@ -20,6 +20,9 @@ use crate::ports::{self, Ports};
 use crate::progress;
 use crate::wait;
 
+/// What the clusters started here are called, but for standalone ones.
+pub const CLUSTER_NAME: &str = "e2e";
+
 /// How long a node may take until it serves clients.
 const READY: Duration = Duration::from_secs(60);
 /// How long a planned stop may take.
@@ -318,7 +321,7 @@ fn broker_toml(name: &str, data: &Path, ports: Ports, members: &[String]) -> Str
         "node = \"{name}\"\ndata = \"{data}\"\nlisten = \"127.0.0.1\"\n\n\
          [ports]\nremoting = {remoting}\nhttp = {http}\ngrpc = {grpc}\npeer = {peer}\nname_server = {name_server}\n\n\
          [log]\nfile_bytes = {LOG_FILE_BYTES}\n\n\
-         [cluster]\nname = \"e2e\"\nmembers = [{members}]\n\n\
+         [cluster]\nname = \"{CLUSTER_NAME}\"\nmembers = [{members}]\n\n\
          [policy]\nleave_seconds = 0\n",
         data = data.display(),
         remoting = ports.remoting,

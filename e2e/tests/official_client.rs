@@ -4,7 +4,7 @@
 //! The cases print a line each when they fail; `e2e/java/src/main/java/flotilla/e2e/Matrix.java` lists them.
 
 use anyhow::Result;
-use flotilla_e2e::cluster::Cluster;
+use flotilla_e2e::cluster::{CLUSTER_NAME, Cluster};
 use flotilla_e2e::java::{Encoding, Java, VERSIONS};
 use flotilla_e2e::progress;
 use parking_lot::Mutex;
@@ -29,6 +29,10 @@ fn run_matrix(cluster: &Cluster, creates_topics: bool) -> Result<()> {
                 ("http", format!("127.0.0.1:{}", cluster.nodes()[0].ports.http)),
                 ("expect.unsupported", "true".to_owned()),
                 ("auto.create", creates_topics.to_string()),
+                (
+                    "template.topic",
+                    if creates_topics { "TBW102" } else { CLUSTER_NAME }.to_owned(),
+                ),
             ];
             let passed = java.matrix(encoding, home.path(), &properties).map_err(|error| {
                 progress::line(format!("client {} {encoding:?}: {error:#}", java.version));

@@ -32,6 +32,8 @@ final class Env implements AutoCloseable {
     /** Whether kinds of messages that Flotilla does not serve yet are expected to be refused. */
     final boolean expectUnsupported = Boolean.getBoolean("expect.unsupported");
     /** Whether the cluster makes topics on the first send. */
+    /** What a client names to create a topic like it: the cluster where topics are not created on first use. */
+    final String templateTopic = System.getProperty("template.topic", "TBW102");
     final boolean autoCreates = Boolean.getBoolean("auto.create");
 
     private final String run = Long.toString(System.currentTimeMillis(), 36);
@@ -75,11 +77,11 @@ final class Env implements AutoCloseable {
             }
             Class<?>[] parameters = method.getParameterTypes();
             if (parameters.length == 3) {
-                method.invoke(admin, "TBW102", topic, queues);
+                method.invoke(admin, templateTopic, topic, queues);
                 return;
             }
             if (parameters.length == 4 && parameters[3] == Map.class) {
-                method.invoke(admin, "TBW102", topic, queues, Map.of());
+                method.invoke(admin, templateTopic, topic, queues, Map.of());
                 return;
             }
         }

@@ -12,8 +12,8 @@ import java.util.regex.Pattern;
  * Runs every case of every client kind against one cluster and prints a line for each: {@code PASS name} or
  * {@code FAIL name: why}. Exits with the number of failures, at most 100.
  *
- * <p>Properties: {@code namesrv}, {@code http}, {@code expect.unsupported}, {@code auto.create}, {@code cases} (a regular
- * expression), {@code threads}.
+ * <p>Properties: {@code namesrv}, {@code http}, {@code expect.unsupported}, {@code auto.create}, {@code
+ * template.topic}, {@code cases} (a regular expression), {@code threads}.
  */
 public final class Matrix {
     interface Body {
