@@ -149,8 +149,8 @@ pub struct SubscriptionData {
     /// Hashes of the tags, written for tools, ignored on reading.
     #[serde(skip_deserializing)]
     pub code_set: Vec<i32>,
-    /// `TAG` or `SQL92`.
-    #[serde(deserialize_with = "expression_type")]
+    /// `TAG` or `SQL92`; `TAG` where the client leaves it out.
+    #[serde(default = "tag_expression", deserialize_with = "expression_type")]
     pub expression_type: String,
     /// The expression.
     #[serde(deserialize_with = "or_default")]
@@ -173,10 +173,14 @@ impl SubscriptionData {
     }
 }
 
+fn tag_expression() -> String {
+    "TAG".to_owned()
+}
+
 fn expression_type<'de, D: serde::Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     Ok(Option::<String>::deserialize(from)?
         .filter(|text| !text.is_empty())
-        .unwrap_or_else(|| "TAG".to_owned()))
+        .unwrap_or_else(tag_expression))
 }
 
 /// The answer to 38.
