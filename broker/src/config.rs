@@ -96,6 +96,17 @@ pub struct Cluster {
     pub members: Vec<String>,
 }
 
+/// What a leader does when its disk is nearly full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDiskPressure {
+    /// Takes no more messages until there is room.
+    #[default]
+    Refuse,
+    /// Takes them, and removes the oldest before their time.
+    Delete,
+}
+
 /// Automatic behaviour and limits.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -108,8 +119,10 @@ pub struct Policy {
     pub retention_hours: u64,
     /// Bytes of log kept per Raft group; 0 is no limit.
     pub retention_bytes: u64,
-    /// Share of the disk in percent above which the oldest messages go before their time.
+    /// Share of the disk in percent that may be used, by whatever, before [`Policy::on_disk_pressure`] applies.
     pub disk_used_percent_max: u64,
+    /// What happens above that.
+    pub on_disk_pressure: OnDiskPressure,
     /// Largest message body.
     pub message_bytes_max: usize,
     /// Most client connections.
@@ -194,7 +207,8 @@ impl Default for Policy {
             default_queues: 8,
             retention_hours: 72,
             retention_bytes: 0,
-            disk_used_percent_max: 85,
+            disk_used_percent_max: 95,
+            on_disk_pressure: OnDiskPressure::Refuse,
             message_bytes_max: 4 << 20,
             connections_max: 16_384,
             parked_pulls_max: 100_000,

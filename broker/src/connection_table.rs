@@ -180,16 +180,15 @@ impl ConnectionTable {
         departed
     }
 
-    /// Notes a heartbeat. False when the connection is gone or announced too many clients already.
-    pub fn heartbeat(&self, connection: &Arc<Connection>, seen: SeenClient) -> bool {
+    /// Notes a heartbeat; says whether this connection announced the client before. `None` when the connection is
+    /// gone or announced too many clients already.
+    pub fn heartbeat(&self, connection: &Arc<Connection>, seen: SeenClient) -> Option<bool> {
         let mut tables = self.tables.lock();
-        let Some((_, client_ids)) = tables.connections.get_mut(&connection.id) else {
-            return false;
-        };
+        let (_, client_ids) = tables.connections.get_mut(&connection.id)?;
         if client_ids.len() >= CLIENTS_PER_CONNECTION_MAX && !client_ids.contains(&seen.client_id) {
-            return false;
+            return None;
         }
-        client_ids.insert(seen.client_id.clone());
+        let known = !client_ids.insert(seen.client_id.clone());
         let now = Instant::now();
         match tables.clients.get_mut(&seen.client_id) {
             Some(client) => {
@@ -211,7 +210,7 @@ impl ConnectionTable {
                 );
             }
         }
-        true
+        Some(known)
     }
 
     /// A client unregistered from a producer group, a consumer group, or both.
@@ -327,8 +326,9 @@ mod tests {
         let table = ConnectionTable::new(10);
         let (first, _first_pushes) = table.admit(peer(1)).unwrap();
         let (second, _second_pushes) = table.admit(peer(2)).unwrap();
-        assert!(table.heartbeat(&first, client("c", "G")));
-        assert!(table.heartbeat(&second, client("c", "G")));
+        assert_eq!(table.heartbeat(&first, client("c", "G")), Some(false));
+        assert_eq!(table.heartbeat(&first, client("c", "G")), Some(true));
+        assert_eq!(table.heartbeat(&second, client("c", "G")), Some(false));
         assert_eq!(table.remove(first.id), []);
         assert!(table.is_alive("c"));
         let departed = table.remove(second.id);
@@ -358,7 +358,7 @@ mod tests {
         let table = ConnectionTable::new(10);
         let (connection, _pushes) = table.admit(peer(1)).unwrap();
         table.remove(connection.id);
-        assert!(!table.heartbeat(&connection, client("c", "G")));
+        assert_eq!(table.heartbeat(&connection, client("c", "G")), None);
         assert!(!table.is_alive("c"));
     }
 }

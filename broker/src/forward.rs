@@ -39,8 +39,10 @@ mod kind {
 /// May a request be carried out twice?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
-    /// Yes: reads, and writes that set something to a value.
+    /// Yes: reads, and writes that say again what is so already.
     Harmless,
+    /// Not after others may have written: it sets something to a value, or removes it.
+    SetsAgain,
     /// No: it stores a message each time.
     StoresAgain,
 }
@@ -90,7 +92,7 @@ fn too_late(repeat: Repeat) -> Failure {
     let reason = format!("no answer within {} ms", HOLD_MAX.as_millis());
     match repeat {
         Repeat::Harmless => Failure::Unavailable(reason),
-        Repeat::StoresAgain => Failure::Unknown(reason),
+        Repeat::SetsAgain | Repeat::StoresAgain => Failure::Unknown(reason),
     }
 }
 

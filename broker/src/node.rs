@@ -14,6 +14,7 @@ mod listeners;
 mod peering;
 mod retention;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -85,6 +86,8 @@ pub struct Broker {
     pub parked: Arc<ParkedPulls>,
     /// What this node counts.
     pub metrics: Arc<Metrics>,
+    /// Set while this node's disk is too full for more messages.
+    pub disk_full: AtomicBool,
 }
 
 /// A running node.
@@ -337,6 +340,7 @@ async fn open(
         connections,
         parked,
         metrics,
+        disk_full: AtomicBool::new(false),
     }))
 }
 

@@ -143,7 +143,7 @@ async fn answer(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origin)
         request::UPDATE_CONSUMER_OFFSET => {
             let updates = origin.connection.as_ref().map(|connection| &connection.offset_updates);
             let _shared = OptionFuture::from(updates.map(|updates| updates.read())).await;
-            forward::at_leader(broker, &request, origin, Repeat::Harmless).await
+            forward::at_leader(broker, &request, origin, Repeat::SetsAgain).await
         }
         request::QUERY_CONSUMER_OFFSET => {
             if let Some(connection) = &origin.connection {
@@ -156,12 +156,12 @@ async fn answer(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origin)
         | request::GET_MIN_OFFSET
         | request::GET_EARLIEST_MSG_STORETIME
         | request::GET_CONSUMER_LIST_BY_GROUP
-        | request::LOCK_BATCH_MQ
-        | request::UNLOCK_BATCH_MQ
+        | request::LOCK_BATCH_MQ => forward::at_leader(broker, &request, origin, Repeat::Harmless).await,
+        request::UNLOCK_BATCH_MQ
         | request::UPDATE_AND_CREATE_TOPIC
         | request::DELETE_TOPIC_IN_BROKER
         | request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP
-        | request::DELETE_SUBSCRIPTIONGROUP => forward::at_leader(broker, &request, origin, Repeat::Harmless).await,
+        | request::DELETE_SUBSCRIPTIONGROUP => forward::at_leader(broker, &request, origin, Repeat::SetsAgain).await,
 
         request::HEART_BEAT => heartbeat::heartbeat(broker, &request, origin).await,
         request::UNREGISTER_CLIENT => heartbeat::unregister(broker, &request, origin).await,

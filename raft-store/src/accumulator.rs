@@ -4,6 +4,7 @@
 //! is full. There is no timer: a lone message pays nothing, and the busier the group, the larger its batches.
 //! Everything that waits or is in flight is bounded; what does not fit is refused before it is proposed.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::OneshotResponder;
 use openraft::raft::ClientWriteResult;
 use openraft::{AsyncRuntime, Raft};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::apply::Applier;
@@ -122,6 +124,8 @@ async fn run<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
     leader_name: Arc<impl Fn(Option<u64>) -> Option<String> + Send + Sync + 'static>,
 ) {
     let mut in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>> = FuturesUnordered::new();
+    let refused = Refused::default();
+    let mut number = 0;
     let mut batch = Batch::default();
     // The proposal that did not fit the last batch.
     let mut next: Option<Proposal<S::Reply>> = None;
@@ -145,9 +149,17 @@ async fn run<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
         } else {
             ENTRIES_IN_FLIGHT
         };
-        if !batch.is_empty() && in_flight.len() < room {
+        let held_back = !refused.lock().is_empty();
+        if !batch.is_empty() && in_flight.len() < room && !held_back {
             let closed = std::mem::take(&mut batch);
-            in_flight.push(Box::pin(propose::<Rt, D, S>(raft.clone(), closed, leader_name.clone())));
+            number += 1;
+            in_flight.push(Box::pin(propose::<Rt, D, S>(
+                raft.clone(),
+                closed,
+                leader_name.clone(),
+                refused.clone(),
+                number,
+            )));
             // Polled at once: entries must reach the engine in the order in which they were closed.
             let _ = in_flight.next().now_or_never();
             continue;
@@ -249,15 +261,31 @@ impl<R> Batch<R> {
     }
 }
 
+/// Numbers of the batches that were refused and will be tried again: while there are any, no new one is proposed, so
+/// that none is overtaken.
+type Refused = Arc<Mutex<BTreeSet<u64>>>;
+
+/// Takes a batch out of [`Refused`] when it is answered.
+struct Left(Refused, u64);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
+}
+
 /// Proposes one batch and answers its callers. A refusal for want of a lease is tried again for a moment: it was
 /// surely not proposed.
 async fn propose<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
     raft: Engine<Rt, D, S>,
     batch: Batch<S::Reply>,
     leader_name: Arc<impl Fn(Option<u64>) -> Option<String> + Send + Sync + 'static>,
+    refused: Refused,
+    number: u64,
 ) {
     let payload = batch.payload();
     let mut waited = Duration::ZERO;
+    let _left = Left(refused.clone(), number);
     loop {
         type Answer<Rt, R> = ClientWriteResult<Types<Rt, R>>;
         let (responder, answer) = OneshotResponder::<Types<Rt, S::Reply>, Answer<Rt, S::Reply>>::new_pair();
@@ -275,8 +303,13 @@ async fn propose<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
             Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
                 let lease = forward.reason == openraft::errors::ForwardReason::LeaseExpired;
                 if lease && waited < LEASE_WAIT {
+                    refused.lock().insert(number);
                     waited += LEASE_RETRY;
                     Rt::sleep(LEASE_RETRY).await;
+                    // Behind those that were refused before it.
+                    while refused.lock().first().is_some_and(|first| *first < number) {
+                        Rt::sleep(LEASE_RETRY).await;
+                    }
                     continue;
                 }
                 let leader = if lease { None } else { leader_name(forward.leader_id) };

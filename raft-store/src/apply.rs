@@ -100,25 +100,32 @@ impl<Rt: AsyncRuntime, D: Disk, S: StateMachine> Applier<Rt, D, S> {
         }
     }
 
-    /// Links what is applied now, or hands out the links that exist for it already.
-    async fn link(&mut self) -> io::Result<Option<SnapshotFiles>> {
-        let Some(applied) = self.state.applied() else {
-            return Ok(None);
-        };
+    /// Removes the links that nobody sends any more, but those for `wanted`: they hold log files on the disk.
+    async fn prune_outgoing(&mut self, wanted: Option<LogId>) -> io::Result<()> {
         let mut kept = Vec::new();
         for files in std::mem::take(&mut self.outgoing) {
-            if files.manifest.last == applied || Arc::strong_count(&files.folder) > 1 {
+            if Some(files.manifest.last) == wanted || Arc::strong_count(&files.folder) > 1 {
                 kept.push(files);
             } else {
                 snapshot::remove(&self.disk, &files.folder).await?;
             }
         }
         self.outgoing = kept;
+        Ok(())
+    }
+
+    /// Links what is applied now, or hands out the links that exist for it already.
+    async fn link(&mut self) -> io::Result<Option<SnapshotFiles>> {
+        let Some(applied) = self.state.applied() else {
+            return Ok(None);
+        };
+        self.prune_outgoing(Some(applied)).await?;
         if let Some(files) = self.outgoing.iter().find(|files| files.manifest.last == applied) {
             return Ok(Some(files.clone()));
         }
         let folder = self.folder.join(format!("out-{}", applied.index));
         self.disk.create_folder(&folder).await?;
+        self.log.sync().await?;
         let last = self.state.checkpoint(&self.disk.local_path(&folder.join("state")))?;
         let Some(last) = last else { return Ok(None) };
         let files = snapshot::build(
@@ -196,7 +203,10 @@ impl<Rt: AsyncRuntime, D: Disk, S: StateMachine> RaftStateMachine<Types<Rt, S::R
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
         // What is flushed is what the snapshot may promise. Files are linked only when a follower needs them.
-        let snapshot = self.state.flush().and_then(|last| {
+        let pruned = self.prune_outgoing(None).await;
+        // The state on disk must never reflect more than the log on disk holds.
+        let synced = self.log.sync().await;
+        let snapshot = pruned.and(synced).and_then(|()| self.state.flush()).and_then(|last| {
             let snapshot = self.without_files(last);
             Ok(Snapshot {
                 meta: self.meta(last)?,

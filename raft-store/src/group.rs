@@ -12,6 +12,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::{AsyncRuntime, ChangeMembers, Config, Instant, Raft};
 use parking_lot::RwLock;
+use tokio::sync::mpsc;
 
 use crate::accumulator::Accumulator;
 use crate::apply::Applier;
@@ -149,6 +150,8 @@ struct Shared<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> {
     names: Names,
     leadership: Leadership,
     early_election: EarlyElection<Rt>,
+    /// Held while a snapshot is received.
+    receiving: tokio::sync::Mutex<()>,
     opened: Rt::Instant,
     /// This replica took part in the group before it was opened now.
     had_vote: bool,
@@ -207,7 +210,12 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
     /// finished first. A log that lost what it had flushed, or whose damage is not at its torn end, is an error of
     /// kind `InvalidData`: such a replica must not vote.
     pub async fn open(config: GroupConfig, disk: D, transport: T, state: S) -> io::Result<Self> {
-        let engine = engine_config(config.identity.to_string(), config.timing, LEADER_RESTORE);
+        let engine = engine_config(
+            config.identity.to_string(),
+            config.timing,
+            config.flush_sync,
+            LEADER_RESTORE,
+        );
         Self::open_with(config, engine, disk, transport, state).await
     }
 
@@ -215,7 +223,7 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
     /// and loses data: for the simulation that shows it.
     #[cfg(feature = "simulation")]
     pub async fn open_resuming_leadership(config: GroupConfig, disk: D, transport: T, state: S) -> io::Result<Self> {
-        let engine = engine_config(config.identity.to_string(), config.timing, None);
+        let engine = engine_config(config.identity.to_string(), config.timing, config.flush_sync, None);
         Self::open_with(config, engine, disk, transport, state).await
     }
 
@@ -241,6 +249,16 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
         if state.applied() > log.last() {
             let (applied, last) = (state.applied(), log.last());
             let text = format!("the state reflects {applied:?}, the log ends at {last:?}: flushed entries are missing");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        if let Some(purged) = log.purged()
+            && state.applied() < Some(purged)
+        {
+            let applied = state.applied();
+            let text = format!(
+                "the state reflects {applied:?}, the log before {purged} is gone: without its folder this replica \
+                 starts anew, from a snapshot of the others"
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         let had_vote = log.vote().is_some();
@@ -279,6 +297,7 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
             names,
             leadership,
             early_election: EarlyElection::new(),
+            receiving: tokio::sync::Mutex::new(()),
             opened: Rt::Instant::now(),
             had_vote,
         };
@@ -357,24 +376,24 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
                 matched(id)
             },
         });
+        let closed = metrics.running_state.as_ref().err().map(ToString::to_string);
+        let closed = closed.or_else(|| log.failure());
+        // What a closed replica last knew of itself as leader is over.
+        let current_leader = metrics
+            .current_leader
+            .filter(|leader| closed.is_none() || *leader != own);
         GroupStatus {
-            leader: metrics
-                .current_leader
+            leader: current_leader
                 .and_then(|id| membership.get_node(&id))
                 .map(|member| member.node.clone()),
-            is_leader: metrics.current_leader == Some(own),
+            is_leader: current_leader == Some(own),
             term: metrics.current_term,
             last: log.last(),
             flushed: log.flushed(),
             committed: metrics.local_committed.as_ref().map(convert::log_id),
             applied: metrics.last_applied.as_ref().map(convert::log_id),
             members: members.collect(),
-            closed: metrics
-                .running_state
-                .as_ref()
-                .err()
-                .map(ToString::to_string)
-                .or_else(|| log.failure()),
+            closed,
             log_offsets: log.offsets(),
             log_bytes: log.bytes(),
         }
@@ -393,8 +412,12 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
                 .iter()
                 .map(|member| (member.replica, member.voter))
                 .eq(seen.members.iter().map(|member| (member.replica, member.voter)));
-            if !same || !same_members || server.changed().await.is_err() {
+            if !same || !same_members {
                 return now;
+            }
+            if server.changed().await.is_err() && self.status().closed == seen.closed {
+                // Nothing will change any more.
+                std::future::pending::<()>().await;
             }
         }
     }
@@ -418,6 +441,11 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
                     .await
             }
             Purpose::Files => {
+                // Two at a time would write the same files.
+                let _alone = shared
+                    .receiving
+                    .try_lock()
+                    .map_err(|_| io::Error::new(io::ErrorKind::ResourceBusy, "another snapshot is being received"))?;
                 let folder = shared.config.folder.join("snapshot");
                 let identity = shared.config.identity;
                 server::serve_files::<Rt, D, S>(&shared.raft, &shared.disk, &folder, identity, sender, receiver).await
@@ -633,6 +661,9 @@ async fn watch<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
 ) {
     let mut server = raft.server_metrics();
     let mut was_leader = false;
+    // The state machine may be busy for long; who leads must be known meanwhile.
+    let (changes, told) = mpsc::unbounded_channel();
+    drop(Rt::spawn(tell_leadership(raft.clone(), told)));
     loop {
         let metrics = server.borrow_watched().clone();
         let members = metrics.membership_config.membership().nodes();
@@ -643,16 +674,26 @@ async fn watch<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
             was_leader = is_leader;
             let term = metrics.vote.leader_id.term;
             tracing::info!(term, is_leader, "leadership changed");
-            let told = raft.with_state_machine(move |applier: &mut Applier<Rt, D, S>| {
-                applier.state().on_leadership(term, is_leader);
-                Box::pin(async {})
-            });
-            if told.await.is_err() {
-                return;
-            }
+            let _ = changes.send((term, is_leader));
         }
         if server.changed().await.is_err() {
             leadership.set(None);
+            return;
+        }
+    }
+}
+
+/// Tells the state machine every change, in order.
+async fn tell_leadership<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
+    raft: Engine<Rt, D, S>,
+    mut changes: mpsc::UnboundedReceiver<(u64, bool)>,
+) {
+    while let Some((term, is_leader)) = changes.recv().await {
+        let told = raft.with_state_machine(move |applier: &mut Applier<Rt, D, S>| {
+            applier.state().on_leadership(term, is_leader);
+            Box::pin(async {})
+        });
+        if told.await.is_err() {
             return;
         }
     }

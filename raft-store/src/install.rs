@@ -40,7 +40,15 @@ pub async fn recover<D: Disk, S: StateMachine>(
     disk.create_folder(folder).await?;
     if let Some(files) = read_marker(disk, folder).await? {
         tracing::info!(last = %files.manifest.last, "finishing an interrupted snapshot installation");
-        finish(disk, folder, log, state, &files).await?;
+        match finish(disk, folder, log, state, &files).await {
+            // What was fetched is damaged and nothing was replaced yet: the old replica goes on.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData && log.purged() != Some(files.manifest.last) => {
+                tracing::warn!(%error, "dropping a snapshot that cannot be installed");
+                disk.unlink(&folder.join(MARKER)).await?;
+                disk.sync_folder(folder).await?;
+            }
+            outcome => outcome?,
+        }
     }
     for name in disk.list(folder).await? {
         if name.starts_with("out-") || name.starts_with("in-") {

@@ -158,10 +158,13 @@ pub async fn build<D: Disk>(
 
 /// Removes a folder of a snapshot with everything in it; a missing one is fine.
 pub async fn remove<D: Disk>(disk: &D, folder: &Path) -> io::Result<()> {
-    for part in ["log", "state"] {
-        let folder = folder.join(part);
+    for folder in [folder.join("log"), folder.join("state"), folder.to_owned()] {
         for name in disk.list(&folder).await.unwrap_or_default() {
             disk.unlink(&folder.join(name)).await?;
+        }
+        match disk.remove_folder(&folder).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
     }
     Ok(())

@@ -133,7 +133,7 @@ impl fmt::Display for Member {
 pub const LEADER_RESTORE: Option<bool> = Some(false);
 
 /// The engine's settings; `leader_restore` is [`LEADER_RESTORE`] but in the simulation that shows why.
-pub fn engine_config(name: String, timing: Timing, leader_restore: Option<bool>) -> Arc<Config> {
+pub fn engine_config(name: String, timing: Timing, flush_sync: bool, leader_restore: Option<bool>) -> Arc<Config> {
     let millis =
         |duration: std::time::Duration| u64::try_from(duration.as_millis()).expect("a timeout in milliseconds");
     let heartbeat = millis(timing.heartbeat);
@@ -156,7 +156,8 @@ pub fn engine_config(name: String, timing: Timing, leader_restore: Option<bool>)
         api_batch_linger_ms: 0,
         install_snapshot_timeout: 60_000,
         backoff: "50ms 100ms 200ms 400ms ...1s".to_owned(),
-        allow_log_reversion: None,
+        // Without a sync before each acknowledgement a follower may come back from a power loss with less.
+        allow_log_reversion: (!flush_sync).then_some(true),
         ..Config::default()
     };
     Arc::new(
@@ -172,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_restarted_leader_never_resumes_without_an_election() {
-        let config = engine_config("test".to_owned(), Timing::default(), LEADER_RESTORE);
+        let config = engine_config("test".to_owned(), Timing::default(), true, LEADER_RESTORE);
         assert_eq!(config.enable_leader_restore, Some(false));
     }
 }

@@ -32,15 +32,16 @@ pub async fn heartbeat(
     origin: &Origin,
 ) -> Result<RemotingCommand, Failure> {
     let data = decode(request)?;
-    if let Some(connection) = &origin.connection
-        && !broker.connections.heartbeat(connection, seen(&data, request))
-    {
-        return Err(Failure::answer(
-            response::SYSTEM_BUSY,
-            "too many clients on one connection",
-        ));
-    }
-    if changes(broker, &join_of(broker, &data, request, origin)) {
+    // The first heartbeat of a connection is the leader's to judge: this copy may not show yet that the client's last
+    // connection took it out of its groups.
+    let known = match &origin.connection {
+        Some(connection) => {
+            let noted = broker.connections.heartbeat(connection, seen(&data, request));
+            noted.ok_or_else(|| Failure::answer(response::SYSTEM_BUSY, "too many clients on one connection"))?
+        }
+        None => false,
+    };
+    if !data.consumers.is_empty() && !known || changes(broker, &join_of(broker, &data, request, origin)) {
         return forward::at_leader(broker, request, origin, Repeat::Harmless).await;
     }
     Ok(answer(request))
@@ -199,7 +200,7 @@ pub async fn unregister(
         .connections
         .unregister(header.client_id, producer_group, consumer_group);
     if consumer_group.is_some() {
-        return forward::at_leader(broker, request, origin, Repeat::Harmless).await;
+        return forward::at_leader(broker, request, origin, Repeat::SetsAgain).await;
     }
     Ok(RemotingCommand::response(request, response::SUCCESS))
 }

@@ -34,6 +34,8 @@ use crate::state::PERM_READ;
 const SCANNED_MAX: usize = 4_096;
 /// Messages looked up at a time.
 const LOOKED_UP_MAX: usize = 512;
+/// Before a parked pull looks again at what was not there, though it should be.
+const STALE_PAUSE: Duration = Duration::from_millis(10);
 /// First reservation for an answer.
 const BODY_BYTES: usize = 8 * 1024;
 
@@ -223,8 +225,17 @@ async fn wait(
         .map_err(|error| Failure::answer(response::SYSTEM_BUSY, format!("[OVERLOAD]system busy, {error}")))?;
     // Messages that do not pass the filter are left behind without an answer for each.
     let mut queue_offset = pull.queue_offset;
+    let mut woken_at = None;
     loop {
-        let (result, body) = look(broker, pull, queue_offset).await?;
+        let looked = look(broker, pull, queue_offset).await;
+        let (result, body) = match looked {
+            Err(failure) if may_be_stale(&failure) && Instant::now() < deadline => {
+                // The leader knew better; what it knows is about to be applied here.
+                tokio::time::sleep(STALE_PAUSE).await;
+                continue;
+            }
+            looked => looked?,
+        };
         let behind = result.needs_leader(queue_offset);
         if !behind && !result.may_wait(queue_offset) {
             let exhausted = result.status == PullStatus::NoMatchedMessage && result.next_offset >= result.max_offset;
@@ -234,8 +245,12 @@ async fn wait(
             queue_offset = result.next_offset;
         }
         match timeout_at(deadline, parked.wait(queue_offset)).await {
-            Ok(Woken::Appended) => {}
-            Ok(Woken::Released) | Err(_) => {
+            // Once in a while there is nothing for this pull behind it: a topic made anew under its name.
+            Ok(Woken::Appended) if woken_at.replace(queue_offset) == Some(queue_offset) => {
+                tokio::time::sleep(STALE_PAUSE).await;
+            }
+            Ok(Woken::Appended) if Instant::now() < deadline => {}
+            Ok(_) | Err(_) => {
                 let passed_some = queue_offset > pull.queue_offset;
                 let status = if passed_some {
                     PullStatus::NoMatchedMessage
@@ -362,7 +377,7 @@ async fn commit(broker: &Arc<Broker>, pull: &Pull, origin: &Origin) {
         commit_offset: offset,
     };
     header.encode(&mut update.fields);
-    if let Err(failure) = forward::at_leader(broker, &update, origin, Repeat::Harmless).await {
+    if let Err(failure) = forward::at_leader(broker, &update, origin, Repeat::SetsAgain).await {
         debug!(
             consumer_group = pull.consumer_group,
             topic = pull.topic,

@@ -4,6 +4,8 @@
 //! queue offsets follow each other. In the fast path nothing is awaited before the proposal: messages of one
 //! connection reach the log in the order they came.
 
+use std::sync::atomic::Ordering;
+
 use bytes::{Bytes, BytesMut};
 use flotilla_api::limits::{MESSAGE_BYTES_MAX, PROPERTIES_BYTES_MAX};
 use flotilla_api::message::{self, MessageParts, SYS_TRANSACTION_MASK};
@@ -27,6 +29,11 @@ const CLIENT_SYS_FLAGS: i32 = 0x701;
 pub async fn send(broker: &Broker, request: &RemotingCommand, origin: &Origin) -> Result<RemotingCommand, Failure> {
     let header = SendMessageHeader::decode(&request.fields, request.code != codes::SEND_MESSAGE)?;
     check_name(header.topic)?;
+    if broker.disk_full.load(Ordering::Relaxed) {
+        let remark =
+            "service not available now. It may be caused by one of the following reasons: the broker's disk is full";
+        return Err(Failure::answer(response::SERVICE_NOT_AVAILABLE, remark));
+    }
     let queue = choose_queue(broker, &header).await?;
     let properties = header.properties.unwrap_or_default();
     check_kind(properties, header.sys_flag)?;

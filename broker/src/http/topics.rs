@@ -68,6 +68,8 @@ pub async fn put(broker: &Broker, topic: &str, settings: &TopicSettings) -> Resu
     if let Some(unknown) = groups.into_iter().find(|group| **group != broker.group_name) {
         return Err(Problem::malformed(format!("raft group {unknown} does not exist")).refused());
     }
+    // What is changed below is what every earlier change left.
+    broker.group.read_index().await.map_err(crate::error::Failure::from)?;
     let existing = broker.state.topic(topic);
     let status = if existing.is_some() {
         StatusCode::OK

@@ -8,26 +8,31 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::Broker;
+use crate::config::OnDiskPressure;
 use crate::handlers::propose::now_ms;
 use crate::state::{Command, Reply};
 
-/// Between two looks.
-const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// Between two looks at the disk.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// The leader decides once a minute.
+const LOOKS_PER_DECISION: u64 = 6;
 /// Fewer entries than this are not worth a decision.
 const TRIM_ENTRIES_MIN: u64 = 64;
 /// Share of the log in percent that goes at once when the disk is too full.
 const PRESSURE_STEP_PERCENT: u64 = 10;
 const HOUR_MS: u64 = 3_600_000;
 
-/// Looks every minute until `stop` says true.
+/// Looks at disk and messages until `stop` says true.
 pub async fn keep(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
     let mut removed_to = 0;
+    let mut looks = 0_u64;
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -35,9 +40,11 @@ pub async fn keep(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
             _ = ticks.tick() => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        if broker.group.status().is_leader {
+        look_at_disk(&broker);
+        if looks.is_multiple_of(LOOKS_PER_DECISION) && broker.group.status().is_leader {
             decide(&broker).await;
         }
+        looks += 1;
         let trimmed = broker.state.trimmed();
         if trimmed > removed_to {
             match broker.group.trim(trimmed).await {
@@ -48,6 +55,15 @@ pub async fn keep(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
                 Err(error) => warn!(%error, "remove log files"),
             }
         }
+    }
+}
+
+fn look_at_disk(broker: &Broker) {
+    let policy = &broker.settings.policy;
+    let used = used_percent(&broker.settings.data);
+    let full = policy.on_disk_pressure == OnDiskPressure::Refuse && used > policy.disk_used_percent_max;
+    if broker.disk_full.swap(full, Ordering::Relaxed) != full {
+        warn!(used_percent = used, refusing = full, "disk level");
     }
 }
 
@@ -66,7 +82,10 @@ async fn decide(broker: &Arc<Broker>) {
             bytes: status.log_bytes,
         };
         let by_bytes = log.by_bytes(policy.retention_bytes);
-        let by_disk = log.by_disk(used_percent(&reader.settings.data), policy.disk_used_percent_max);
+        // One file is being written and stays: without a second, forgetting messages frees nothing.
+        let frees = policy.on_disk_pressure == OnDiskPressure::Delete && log.bytes > 2 * reader.settings.log.file_bytes;
+        let used = if frees { used_percent(&reader.settings.data) } else { 0 };
+        let by_disk = log.by_disk(used, policy.disk_used_percent_max);
         Ok::<_, std::io::Error>((by_time.max(by_bytes).max(by_disk), log.trimmed))
     });
     let (point, trimmed) = match point.await {

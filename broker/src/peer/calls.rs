@@ -216,7 +216,11 @@ pub(super) async fn serve_calls(
             if served.len() >= CALLS_SERVED_MAX {
                 served.join_next().await;
             }
-            served.spawn(serve_call(frame, from.to_owned(), handler.clone(), answers.clone()));
+            // Begun here, in the order of arrival: what a client sends one after another is proposed in that order.
+            let mut call = Box::pin(serve_call(frame, from.to_owned(), handler.clone(), answers.clone()));
+            if futures_util::poll!(&mut call).is_pending() {
+                served.spawn(call);
+            }
         }
         Ok(())
     };

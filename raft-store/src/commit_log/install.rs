@@ -45,8 +45,12 @@ pub(super) async fn link_files<D: Disk>(shared: &Shared<D>, into: &Path, upto: L
     shared.disk.create_folder(into).await?;
     let mut linked = Vec::with_capacity(links.len());
     for (path, file) in links {
-        shared.disk.hard_link(&path, &into.join(&file.name)).await?;
-        linked.push(file);
+        match shared.disk.hard_link(&path, &into.join(&file.name)).await {
+            Ok(()) => linked.push(file),
+            // Removed meanwhile because nobody needs it: the snapshot begins later.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !shared.state.lock().has_file(&file.name) => {}
+            Err(error) => return Err(error),
+        }
     }
     shared.disk.sync_folder(into).await?;
     Ok(linked)

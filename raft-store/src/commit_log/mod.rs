@@ -241,6 +241,23 @@ impl<D: Disk> CommitLog<D> {
             .await
     }
 
+    /// On return everything appended before is on stable storage. Nothing to do where every append is synced.
+    pub async fn sync(&self) -> io::Result<()> {
+        if self.shared().options.sync {
+            return Ok(());
+        }
+        self.shared()
+            .submit_and_wait(|_| {
+                Ok(Some(Op {
+                    action: Action::Sync,
+                    done: None,
+                    flushes: None,
+                    is_cut: false,
+                }))
+            })
+            .await
+    }
+
     /// The last vote on disk.
     pub fn vote(&self) -> Option<StoredVote> {
         self.shared().state.lock().vote

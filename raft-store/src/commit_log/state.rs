@@ -92,6 +92,11 @@ impl<D: Disk> State<D> {
         self.last.map(|last| last.index + 1)
     }
 
+    /// True while a log file of this name belongs to the log.
+    pub fn has_file(&self, name: &str) -> bool {
+        self.files.iter().any(|entry| entry.file.name == name)
+    }
+
     /// The last entry in the files: not a purged one beyond them.
     pub fn last_record(&self) -> Option<LogId> {
         let index = self.files.back()?.next_index() - 1;

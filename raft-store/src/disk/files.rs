@@ -97,7 +97,17 @@ impl Disk for FileDisk {
 
     async fn create_folder(&self, folder: &Path) -> io::Result<()> {
         let folder = folder.to_owned();
-        blocking(move || std::fs::create_dir_all(folder)).await
+        blocking(move || {
+            let missing: Vec<&Path> = folder.ancestors().take_while(|part| !part.exists()).collect();
+            std::fs::create_dir_all(&folder)?;
+            // Their names are on disk, too.
+            for part in missing {
+                let parent = part.parent().filter(|parent| !parent.as_os_str().is_empty());
+                std::fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn remove_folder(&self, folder: &Path) -> io::Result<()> {

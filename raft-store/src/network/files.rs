@@ -18,7 +18,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::bytes_reader::{BytesReader, Malformed};
 use crate::disk::{Disk, DiskFile};
 use crate::network::codec;
-use crate::snapshot::{Manifest, SnapshotFiles};
+use crate::snapshot::{self, Manifest, SnapshotFiles};
 use crate::transport::{FrameReceiver, FrameSender};
 use crate::type_config::EngineVote;
 
@@ -91,6 +91,41 @@ pub fn read_offer(frame: Bytes) -> io::Result<(EngineVote, Manifest)> {
     let length = reader.remaining();
     let manifest = Manifest::decode(reader.bytes(length).map_err(malformed)?).map_err(malformed)?;
     Ok((vote, manifest))
+}
+
+/// The name of the manifest in a folder of fetched files.
+const MANIFEST: &str = "manifest";
+
+/// Makes `folder` ready for the files of `manifest`: files of the same offer stay, so that a broken transfer goes on
+/// where it stopped. Files of other offers go, here and in other folders: equal names need not be equal files.
+pub async fn prepare_staging<D: Disk>(disk: &D, folder: &Path, manifest: &Manifest) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (folder.parent(), folder.file_name().and_then(|name| name.to_str())) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    for other in disk.list(parent).await? {
+        if other.starts_with("in-") && other != name {
+            snapshot::remove(disk, &parent.join(other)).await?;
+        }
+    }
+    let offered = manifest.encode();
+    let path = folder.join(MANIFEST);
+    let stored = match disk.open(&path).await {
+        Ok(file) => {
+            let length = usize::try_from(file.len().await?).map_err(|_| malformed(Malformed))?;
+            file.read_at(0, length).await?
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Bytes::new(),
+        Err(error) => return Err(error),
+    };
+    if stored == offered {
+        return Ok(());
+    }
+    snapshot::remove(disk, folder).await?;
+    disk.create_folder(folder).await?;
+    let file = disk.create(&path).await?;
+    file.write_at(0, &[offered]).await?;
+    file.sync().await?;
+    disk.sync_folder(folder).await
 }
 
 /// Pulls every file of `manifest` into `folder`, synced.

@@ -142,6 +142,7 @@ pub async fn serve_files<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
     let membership = convert::stored_membership(manifest.membership.clone()).map_err(|_| malformed())?;
     tracing::info!(%last, files = manifest.log.len() + manifest.state.len(), "fetching a snapshot");
     let staging = folder.join(format!("in-{}-{}", last.term, last.index));
+    files::prepare_staging(disk, &staging, &manifest).await?;
     let fetched = files::fetch(disk, &mut sender, &mut receiver, manifest, &staging).await?;
     let meta = SnapshotMeta {
         last_log_id: Some(convert::engine_log_id(last)),
