@@ -148,15 +148,6 @@ impl Machine {
     }
 }
 
-/// An entry that does not follow the last one would leave a hole in the state for ever.
-fn check_follows(applied: Option<LogId>, log_id: LogId) -> io::Result<()> {
-    if log_id.index == applied.map_or(0, |applied| applied.index + 1) {
-        return Ok(());
-    }
-    let text = format!("entry {log_id} does not follow {applied:?}, the last one applied: entries are missing");
-    Err(io::Error::new(io::ErrorKind::InvalidData, text))
-}
-
 impl StateMachine for Machine {
     type Reply = Reply;
 
@@ -169,7 +160,6 @@ impl StateMachine for Machine {
     }
 
     fn apply(&mut self, log_id: LogId, frames: &Frames) -> io::Result<Vec<Reply>> {
-        check_follows(self.applied(), log_id)?;
         let mut effects = Effects::default();
         let mut replies = Vec::with_capacity(frames.len());
         let mut out = WriteBatch::default();
@@ -205,7 +195,6 @@ impl StateMachine for Machine {
     }
 
     fn apply_membership(&mut self, log_id: LogId, membership: Option<Bytes>) -> io::Result<()> {
-        check_follows(self.applied(), log_id)?;
         let mut out = WriteBatch::default();
         {
             let mut memory = self.shared.memory.write();

@@ -42,6 +42,15 @@ pub struct Applier<Rt, D: Disk, S: StateMachine> {
     runtime: PhantomData<fn() -> Rt>,
 }
 
+/// An entry that does not follow the last one applied would leave a hole in the state for ever.
+fn check_follows(applied: Option<LogId>, log_id: LogId) -> io::Result<()> {
+    if log_id.index == applied.map_or(0, |applied| applied.index + 1) {
+        return Ok(());
+    }
+    let text = format!("entry {log_id} does not follow {applied:?}, the last one applied: entries are missing");
+    Err(io::Error::new(io::ErrorKind::InvalidData, text))
+}
+
 impl<Rt: AsyncRuntime, D: Disk, S: StateMachine> Applier<Rt, D, S> {
     /// Around `state`, whose log is `log`.
     pub fn new(state: S, log: CommitLog<D>, disk: D, folder: PathBuf, identity: GroupIdentity) -> Self {
@@ -169,6 +178,7 @@ impl<Rt: AsyncRuntime, D: Disk, S: StateMachine> RaftStateMachine<Types<Rt, S::R
             let (entry, responder) = item?;
             let log_id = convert::log_id(&entry.log_id);
             if self.gated {
+                check_follows(self.state.applied(), log_id)?;
                 self.log.wait_flushed(log_id.index).await?;
             }
             let replies = match entry.payload {
