@@ -29,7 +29,7 @@ pub struct KvSettings {
 impl Default for KvSettings {
     fn default() -> Self {
         Self {
-            memtable_bytes: 64 << 20,
+            memtable_bytes: 16 << 20,
             memtables_max: 3,
             block_cache_bytes: 64 << 20,
             open_files_max: 400,

@@ -99,6 +99,24 @@ fn records_are_readable_before_they_are_flushed() {
 }
 
 #[test]
+fn a_read_that_begins_in_the_files_stops_where_memory_begins() {
+    let mut driver = Driver::new();
+    let disk = driver.disk();
+    driver.run(async {
+        filled(&disk, 20).await.close().await;
+        let log = open(&disk, FILE_BYTES, None).await.unwrap();
+        // Not written yet: the writer has had no turn.
+        log.append(records(1, 20..25), Box::new(drop)).unwrap();
+        let mut next = 15;
+        while next < 25 {
+            let found = log.read(next, 25, 1 << 20).await.unwrap();
+            assert_eq!(found, records(1, next..next + found.len() as u64));
+            next += found.len() as u64;
+        }
+    });
+}
+
+#[test]
 fn what_waits_together_shares_one_sync() {
     let mut driver = Driver::new();
     let disk = driver.disk().with_zero_ahead(0);
