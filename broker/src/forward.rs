@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_api::remoting::frame::{self, RemotingCommand};
+use flotilla_raft_store::group::GroupStatus;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::Failure;
@@ -24,6 +25,9 @@ use crate::router::{self, Origin};
 
 /// How long a request is held while nobody leads: the clients' 3 s less a margin.
 pub const HOLD_MAX: Duration = Duration::from_millis(2_500);
+
+/// How long the answer of a leader may take after another one is known.
+const ANSWER_OF_OLD_LEADER_MAX: Duration = Duration::from_millis(100);
 
 /// First and longest pause before a request is tried again.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -73,6 +77,9 @@ pub async fn at_leader(
             biased;
             outcome = timeout_at(deadline, attempt) => outcome.unwrap_or_else(|_| Err(too_late(repeat))),
             _ = broker.group.changed(&seen), if repeat == Repeat::Harmless => Err(Failure::NotLeader { leader: None }),
+            () = superseded(broker, &seen), if repeat != Repeat::Harmless && !seen.is_leader => {
+                Err(Failure::Unknown("another leader was elected before the answer came".to_owned()))
+            }
         };
         let failure = match outcome {
             Ok(answer) => return Ok(answer),
@@ -86,6 +93,16 @@ pub async fn at_leader(
         let _ = tokio::time::timeout(pause, broker.group.changed(&seen)).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// Returns once another node leads than `seen` says, and the one before has had the time to answer: one that handed
+/// over does, a silent one never will.
+async fn superseded(broker: &Broker, seen: &GroupStatus) {
+    let mut last = seen.clone();
+    while last.leader.is_none() || last.leader == seen.leader {
+        last = broker.group.changed(&last).await;
+    }
+    tokio::time::sleep(ANSWER_OF_OLD_LEADER_MAX).await;
 }
 
 fn too_late(repeat: Repeat) -> Failure {
