@@ -84,7 +84,8 @@ async fn client_departed(broker: &Arc<Broker>, client: Departed) {
     }
 }
 
-async fn leave(broker: &Arc<Broker>, client_id: &str, consumer_group: &str) {
+/// Takes a client out of a consumer group; what cannot be done now the sweep does later.
+pub async fn leave(broker: &Arc<Broker>, client_id: &str, consumer_group: &str) {
     let mut request = RemotingCommand::request(request::UNREGISTER_CLIENT);
     request.fields.push("clientID", client_id);
     request.fields.push("consumerGroup", consumer_group);

@@ -169,7 +169,11 @@ async fn answer(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origin)
 
         // Tools ask every node and add the answers up, so only the leader answers for its queues.
         request::QUERY_MESSAGE => message::query(broker, &request).await,
-        request::VIEW_MESSAGE_BY_ID => message::view_by_id(broker, &request).await,
+        // The node that took the message in may apply it a moment after the leader acknowledged it.
+        request::VIEW_MESSAGE_BY_ID => match message::view_by_id(broker, &request).await {
+            Err(_) => forward::at_leader(broker, &request, origin, Repeat::Harmless).await,
+            found => found,
+        },
         request::GET_TOPIC_STATS_INFO => topic_admin::stats(broker, &request, origin).await,
         request::GET_CONSUME_STATS => consumer_stats::consume_stats(broker, &request, origin).await,
 
@@ -206,6 +210,10 @@ pub async fn serve_as_leader(
         }
         request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull_fresh(broker, request).await,
         request::QUERY_CONSUMER_OFFSET => consumer_offset::query(broker, request).await,
+        request::VIEW_MESSAGE_BY_ID => {
+            broker.group.read_index().await?;
+            message::view_by_id(broker, request).await
+        }
         request::UPDATE_CONSUMER_OFFSET => consumer_offset::update(broker, request).await,
         request::SEARCH_OFFSET_BY_TIMESTAMP => offset::by_timestamp(broker, request).await,
         request::GET_MAX_OFFSET => offset::max(broker, request).await,

@@ -18,6 +18,7 @@ use super::propose;
 use crate::connection_table::SeenClient;
 use crate::error::Failure;
 use crate::forward::{self, Repeat};
+use crate::membership;
 use crate::node::Broker;
 use crate::router::Origin;
 use crate::state::{Command, GroupShape, Join, JoinGroup, PERM_READ, PERM_WRITE, Subscription, TopicConfig};
@@ -42,7 +43,19 @@ pub async fn heartbeat(
         None => false,
     };
     if !data.consumers.is_empty() && !known || changes(broker, &join_of(broker, &data, request, origin)) {
-        return forward::at_leader(broker, request, origin, Repeat::Harmless).await;
+        let joined = forward::at_leader(broker, request, origin, Repeat::Harmless).await;
+        // The client may have left while its heartbeat was on the way: then it was let in again behind its leaving.
+        let announced = broker.connections.alive_members();
+        for consumer in data.consumers.iter().filter(|_| origin.connection.is_some()) {
+            let group = &consumer.group_name;
+            if !announced
+                .iter()
+                .any(|(client, announced)| *client == data.client_id && announced == group)
+            {
+                membership::leave(broker, &data.client_id, group).await;
+            }
+        }
+        return joined;
     }
     Ok(answer(request))
 }
