@@ -231,6 +231,13 @@ impl ConnectionTable {
         self.tables.lock().clients.get(client_id).is_some_and(Client::is_alive)
     }
 
+    /// Whether a client is alive here and announced this consumer group last.
+    pub fn announces(&self, client_id: &str, consumer_group: &str) -> bool {
+        let tables = self.tables.lock();
+        let client = tables.clients.get(client_id).filter(|client| client.is_alive());
+        client.is_some_and(|client| client.seen.consumer_groups.iter().any(|group| group == consumer_group))
+    }
+
     /// (client, consumer group) pairs that are alive here.
     pub fn alive_members(&self) -> Vec<(String, String)> {
         let tables = self.tables.lock();

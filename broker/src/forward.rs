@@ -45,10 +45,8 @@ mod kind {
 pub enum Repeat {
     /// Yes: reads, and writes that say again what is so already.
     Harmless,
-    /// Not after others may have written: it sets something to a value, or removes it.
-    SetsAgain,
-    /// No: it stores a message each time.
-    StoresAgain,
+    /// No: it stores a message each time, or undoes what others wrote in between.
+    Harmful,
 }
 
 /// Has `request` served by the leader, here or one hop away.
@@ -109,7 +107,7 @@ fn too_late(repeat: Repeat) -> Failure {
     let reason = format!("no answer within {} ms", HOLD_MAX.as_millis());
     match repeat {
         Repeat::Harmless => Failure::Unavailable(reason),
-        Repeat::SetsAgain | Repeat::StoresAgain => Failure::Unknown(reason),
+        Repeat::Harmful => Failure::Unknown(reason),
     }
 }
 

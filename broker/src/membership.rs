@@ -89,7 +89,7 @@ pub async fn leave(broker: &Arc<Broker>, client_id: &str, consumer_group: &str) 
     let mut request = RemotingCommand::request(request::UNREGISTER_CLIENT);
     request.fields.push("clientID", client_id);
     request.fields.push("consumerGroup", consumer_group);
-    let left = forward::at_leader(broker, &request, &Origin::local(broker), Repeat::SetsAgain).await;
+    let left = forward::at_leader(broker, &request, &Origin::local(broker), Repeat::Harmful).await;
     match left {
         Ok(_) => debug!(client_id, consumer_group, "a client left with its connection"),
         Err(failure) => info!(

@@ -136,14 +136,14 @@ async fn guarded(
 async fn answer(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origin) -> Result<RemotingCommand, Failure> {
     match request.code {
         request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
-            forward::at_leader(broker, &request, origin, Repeat::StoresAgain).await
+            forward::at_leader(broker, &request, origin, Repeat::Harmful).await
         }
         request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull(broker, request, origin).await,
 
         request::UPDATE_CONSUMER_OFFSET => {
             let updates = origin.connection.as_ref().map(|connection| &connection.offset_updates);
             let _shared = OptionFuture::from(updates.map(|updates| updates.read())).await;
-            forward::at_leader(broker, &request, origin, Repeat::SetsAgain).await
+            forward::at_leader(broker, &request, origin, Repeat::Harmful).await
         }
         request::QUERY_CONSUMER_OFFSET => {
             if let Some(connection) = &origin.connection {
@@ -161,7 +161,7 @@ async fn answer(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origin)
         | request::UPDATE_AND_CREATE_TOPIC
         | request::DELETE_TOPIC_IN_BROKER
         | request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP
-        | request::DELETE_SUBSCRIPTIONGROUP => forward::at_leader(broker, &request, origin, Repeat::SetsAgain).await,
+        | request::DELETE_SUBSCRIPTIONGROUP => forward::at_leader(broker, &request, origin, Repeat::Harmful).await,
 
         request::HEART_BEAT => heartbeat::heartbeat(broker, &request, origin).await,
         request::UNREGISTER_CLIENT => heartbeat::unregister(broker, &request, origin).await,

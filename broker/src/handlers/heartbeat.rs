@@ -45,14 +45,11 @@ pub async fn heartbeat(
     if !data.consumers.is_empty() && !known || changes(broker, &join_of(broker, &data, request, origin)) {
         let joined = forward::at_leader(broker, request, origin, Repeat::Harmless).await;
         // The client may have left while its heartbeat was on the way: then it was let in again behind its leaving.
-        let announced = broker.connections.alive_members();
-        for consumer in data.consumers.iter().filter(|_| origin.connection.is_some()) {
-            let group = &consumer.group_name;
-            if !announced
-                .iter()
-                .any(|(client, announced)| *client == data.client_id && announced == group)
-            {
-                membership::leave(broker, &data.client_id, group).await;
+        if origin.connection.is_some() {
+            for consumer in &data.consumers {
+                if !broker.connections.announces(&data.client_id, &consumer.group_name) {
+                    membership::leave(broker, &data.client_id, &consumer.group_name).await;
+                }
             }
         }
         return joined;
@@ -213,7 +210,7 @@ pub async fn unregister(
         .connections
         .unregister(header.client_id, producer_group, consumer_group);
     if consumer_group.is_some() {
-        return forward::at_leader(broker, request, origin, Repeat::SetsAgain).await;
+        return forward::at_leader(broker, request, origin, Repeat::Harmful).await;
     }
     Ok(RemotingCommand::response(request, response::SUCCESS))
 }

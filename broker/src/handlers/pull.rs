@@ -377,7 +377,7 @@ async fn commit(broker: &Arc<Broker>, pull: &Pull, origin: &Origin) {
         commit_offset: offset,
     };
     header.encode(&mut update.fields);
-    if let Err(failure) = forward::at_leader(broker, &update, origin, Repeat::SetsAgain).await {
+    if let Err(failure) = forward::at_leader(broker, &update, origin, Repeat::Harmful).await {
         debug!(
             consumer_group = pull.consumer_group,
             topic = pull.topic,

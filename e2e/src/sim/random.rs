@@ -1,17 +1,19 @@
-//! The simulator's only source of chance: SplitMix64 from a seed, one stream for each purpose.
+//! The simulator's only source of chance: the simulated disk's generator, shared, one stream for each purpose.
 
 use std::sync::Arc;
 
+use flotilla_raft_store::disk::simulated;
 use parking_lot::Mutex;
 
 /// A stream of numbers that a seed determines. Clones share the stream.
 #[derive(Clone, Debug)]
-pub struct Random(Arc<Mutex<u64>>);
+pub struct Random(Arc<Mutex<simulated::Random>>);
 
 impl Random {
     /// The stream of `seed`.
     pub fn new(seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(seed ^ 0x9e37_79b9_7f4a_7c15)))
+        let generator = simulated::Random::new(seed ^ 0x9e37_79b9_7f4a_7c15);
+        Self(Arc::new(Mutex::new(generator)))
     }
 
     /// Another stream, independent of what this one hands out later.
@@ -21,12 +23,7 @@ impl Random {
 
     /// Any number.
     pub fn next(&self) -> u64 {
-        let mut state = self.0.lock();
-        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = *state;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        value ^ (value >> 31)
+        self.0.lock().draw()
     }
 
     /// A number below `bound`, which is not zero.

@@ -1,5 +1,7 @@
 //! One seed: clients write while replicas are killed, disks are slow and connections are cut; then everything heals
 //! and what was acknowledged must be there, on every replica, where it was acknowledged.
+//!
+//! All sleeps here pass in virtual time: they place the faults, they wait for nothing real.
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
