@@ -9,8 +9,8 @@ use std::path::Path;
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind, FlushOptions, LogLevel, Options,
-    ReadOptions, Snapshot, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind, FlushOptions, IngestExternalFileOptions,
+    LogLevel, Options, ReadOptions, Snapshot, SstFileWriter, WriteBatch, WriteOptions,
 };
 
 /// Memory and file bounds of one store.
@@ -51,6 +51,7 @@ pub enum OpenError {
 /// An open store.
 pub struct Kv {
     db: DB,
+    options: Options,
     write_options: WriteOptions,
 }
 
@@ -58,18 +59,39 @@ impl Kv {
     /// Opens the store in `folder`, or makes a new one if there is nothing.
     pub fn open(folder: &Path, settings: &KvSettings) -> Result<Self, OpenError> {
         refuse_headless_folder(folder)?;
-        let db = DB::open(&options(settings), folder).map_err(|error| match error.kind() {
+        let options = options(settings);
+        let db = DB::open(&options, folder).map_err(|error| match error.kind() {
             ErrorKind::Corruption => OpenError::Damaged(error.to_string()),
             _ => OpenError::Io(to_io(error)),
         })?;
         let mut write_options = WriteOptions::new();
         write_options.disable_wal(true);
-        Ok(Self { db, write_options })
+        Ok(Self {
+            db,
+            options,
+            write_options,
+        })
     }
 
     /// Writes all of `batch` or nothing.
     pub fn write(&self, batch: WriteBatch) -> io::Result<()> {
         self.db.write_opt(batch, &self.write_options).map_err(to_io)
+    }
+
+    /// Writes `records`, in the order of their keys, as one table past the memory: on return it is on disk. Not one
+    /// of the batches that are lost in order: a crash may keep it and lose batches written before it. The table is
+    /// made under `file_name` in the store's folder.
+    pub fn add_table(&self, file_name: &str, records: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> io::Result<()> {
+        let path = self.db.path().join(file_name);
+        let mut table = SstFileWriter::create(&self.options);
+        table.open(&path).map_err(to_io)?;
+        for (key, value) in records {
+            table.put(key, value).map_err(to_io)?;
+        }
+        table.finish().map_err(to_io)?;
+        let mut ingest = IngestExternalFileOptions::default();
+        ingest.set_move_files(true);
+        self.db.ingest_external_file_opts(&ingest, vec![path]).map_err(to_io)
     }
 
     /// One value.

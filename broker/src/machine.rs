@@ -9,6 +9,7 @@
 
 mod digest;
 mod folders;
+mod key_runs;
 mod reader;
 mod shared;
 
@@ -25,14 +26,16 @@ use rocksdb::WriteBatch;
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::key_index::KeyIndex;
 use crate::kv::{Kv, KvSettings};
+use crate::queue_index;
 use crate::state::effects::RecordChange;
 use crate::state::records::{Key, QUEUE, QueueId};
 use crate::state::topics::BatchStart;
 use crate::state::{Append, Command, Effects, KIND_APPEND, Refusal, Reply};
-use crate::{key_index, queue_index};
 use digest::DigestRun;
 use folders::Folders;
+use key_runs::KeyRuns;
 use queue_index::QueueIndex;
 use shared::{LastEntry, Loaded, Memory, Shared, membership_record};
 
@@ -83,6 +86,7 @@ pub struct Machine {
     shared: Arc<Shared>,
     membership: Option<(LogId, Bytes)>,
     digest: Option<DigestRun>,
+    key_runs: KeyRuns,
 }
 
 impl Machine {
@@ -94,8 +98,9 @@ impl Machine {
             state,
             progress,
             membership,
+            keys,
         } = loaded;
-        let shared = Arc::new(Shared::new(kv, state, progress));
+        let shared = Arc::new(Shared::new(kv, state, progress, keys));
         let reader = StateReader::new(shared.clone());
         Ok((
             Self {
@@ -105,6 +110,7 @@ impl Machine {
                 shared,
                 membership,
                 digest: None,
+                key_runs: KeyRuns::default(),
             },
             reader,
         ))
@@ -185,8 +191,16 @@ impl StateMachine for Machine {
             put_queues(&mut out, &memory, &entry);
             entry
         };
-        put_keys(&mut out, log_id.index, &effects);
+        let keys = self.shared.keys();
+        if let Some(trimmed) = effects.trimmed {
+            keys.trim(&mut out, trimmed);
+        }
+        let fresh = KeyIndex::put(&mut out, log_id.index, std::mem::take(&mut effects.keys));
         self.shared.kv()?.write(out)?;
+        if let Some(fresh) = fresh {
+            keys.applied(fresh);
+            self.key_runs.keep_up(&self.shared, &keys)?;
+        }
         self.tell(&entry, &effects);
         if !effects.digest_points.is_empty() {
             self.start_digest(log_id, effects.digest_points)?;
@@ -244,6 +258,8 @@ impl StateMachine for Machine {
         if let Some(running) = self.digest.take() {
             running.cancel();
         }
+        // A run of the state that goes now: its failure no longer matters.
+        let _ = self.key_runs.wait();
         let loaded = self.shared.replace_kv(|| {
             self.folders.swap_in_staged()?;
             self.folders.open_state(&settings, Loaded::from)
@@ -300,6 +316,8 @@ impl Drop for Machine {
         if let Some(running) = self.digest.take() {
             running.cancel();
         }
+        // What it did not finish is still fresh when the state is opened again.
+        let _ = self.key_runs.wait();
     }
 }
 
@@ -323,15 +341,6 @@ fn put_records(out: &mut WriteBatch, effects: &Effects) {
             RecordChange::Delete { key } => out.delete(key),
             RecordChange::DeleteRange { from, to } => out.delete_range(from.as_slice(), to.as_slice()),
         }
-    }
-}
-
-fn put_keys(out: &mut WriteBatch, log_index: u64, effects: &Effects) {
-    if let Some(trimmed) = effects.trimmed {
-        key_index::trim(out, trimmed);
-    }
-    for key in &effects.keys {
-        key_index::put(out, log_index, key);
     }
 }
 

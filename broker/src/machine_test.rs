@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flotilla_raft_store::frames::pack;
@@ -115,24 +116,53 @@ impl Node {
     }
 
     /// What a crash right now would leave on disk.
+    ///
+    /// A crash leaves the files of one moment, whereas a copy takes a while in which RocksDB's
+    /// own thread unlinks files that a flush made obsolete and writes new ones. A copy during
+    /// which the folder changed is therefore thrown away and taken again.
     fn crash_copy(&self, root: &TempDir, name: &str) -> PathBuf {
         let target = root.path().join(name);
-        copy_folder(&self.folder, &target);
-        target
+        for _ in 0..1_000 {
+            let before = files(&self.folder);
+            let copied = before
+                .as_ref()
+                .is_ok_and(|_| copy_folder(&self.folder, &target).is_ok());
+            if copied && files(&self.folder).ok() == before.ok() {
+                return target;
+            }
+            let _ = fs::remove_dir_all(&target);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("{} never stands still", self.folder.display());
     }
 }
 
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let source = entry.unwrap().path();
-        let target = to.join(source.file_name().unwrap());
-        if source.is_dir() {
-            copy_folder(&source, &target);
+/// Every file below `folder` with its length in bytes.
+fn files(folder: &Path) -> io::Result<BTreeMap<PathBuf, u64>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.extend(files(&entry.path())?);
         } else {
-            fs::copy(&source, &target).unwrap();
+            found.insert(entry.path(), entry.metadata()?.len());
         }
     }
+    Ok(found)
+}
+
+fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let source = entry?.path();
+        let target = to.join(source.file_name().expect("an entry has a name"));
+        if source.is_dir() {
+            copy_folder(&source, &target)?;
+        } else {
+            fs::copy(&source, &target)?;
+        }
+    }
+    Ok(())
 }
 
 fn put_topic(name: &str, queues: u32) -> Bytes {
@@ -643,12 +673,12 @@ fn a_crash_between_the_renames_of_a_restore_leaves_one_whole_state() {
     node.machine.flush().unwrap();
     drop(node);
     fs::rename(folder.join("live"), folder.join("live.old")).unwrap();
-    copy_folder(&folder.join("live.old"), &folder.join("live.new"));
+    copy_folder(&folder.join("live.old"), &folder.join("live.new")).unwrap();
     let node = Node::open(folder.clone());
     assert_eq!(node.machine.applied().map(|applied| applied.index), Some(19));
     assert!(!folder.join("live.old").exists() && !folder.join("live.new").exists());
     drop(node);
-    copy_folder(&folder.join("live"), &folder.join("live.old"));
+    copy_folder(&folder.join("live"), &folder.join("live.old")).unwrap();
     let node = Node::open(folder.clone());
     assert_eq!(node.machine.applied().map(|applied| applied.index), Some(19));
     assert!(!folder.join("live.old").exists());

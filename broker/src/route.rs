@@ -103,17 +103,16 @@ pub async fn topic_route(
     let topic = RouteHeader::decode(&request.fields)?.topic;
     let asker = origin.client.to_string();
     let answer = RemotingCommand::response(request, response::SUCCESS);
+    let known = broker.state.with(|state| {
+        let config = &state.topics.get(topic)?.config;
+        Some((config.queues, config.perm))
+    });
     // RocketMQ has a topic named after every cluster and broker: what clients name to create a topic like it.
     let is_template = topic == broker.cluster || topic == queue_name(&broker.cluster);
-    if is_template || topic == AUTO_CREATE_TOPIC && broker.settings.policy.auto_create_topics {
+    if known.is_none() && is_template || topic == AUTO_CREATE_TOPIC && broker.settings.policy.auto_create_topics {
         return Ok(answer.with_body(presentation(broker, origin).template_route(&asker).to_bytes()));
     }
-    let (queues, perm) = match broker.state.with(|state| {
-        state
-            .topics
-            .get(topic)
-            .map(|topic| (topic.config.queues, topic.config.perm))
-    }) {
+    let (queues, perm) = match known {
         Some(known) => known,
         None => {
             let confirmed = confirmed_topic(broker, request, origin).await;

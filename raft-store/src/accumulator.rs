@@ -31,7 +31,7 @@ use crate::state_machine::StateMachine;
 use crate::type_config::{Payload, Replies, Types};
 
 /// A batch closes early while fewer entries than this are in flight.
-const ENTRIES_IN_FLIGHT: usize = 4;
+const ENTRIES_IN_FLIGHT: usize = 2;
 /// A full batch is proposed up to this many in flight.
 const FULL_ENTRIES_IN_FLIGHT: usize = 8;
 /// Frames that fill a batch.

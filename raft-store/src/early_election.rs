@@ -65,6 +65,7 @@ impl<Rt: AsyncRuntime> EarlyElection<Rt> {
         Rt::sleep(RANK_DELAY * suspicion.rank).await;
         // Somebody of a lower rank may have been elected meanwhile.
         if Suspicion::of(raft, replica, leader).is_none_or(|now| now.vote != suspicion.vote) {
+            self.release();
             return;
         }
         let last = log.last().map(convert::engine_log_id);

@@ -18,6 +18,8 @@ pub fn render(broker: &Broker) -> Result<String, Problem> {
     let mut families = metrics.registry.gather();
     families.extend(raft(broker));
     families.extend(consumer_lag(broker));
+    // The encoder refuses a family that has no series yet.
+    families.retain(|family| !family.get_metric().is_empty());
     let mut text = String::new();
     let encoded = TextEncoder::new().encode_utf8(&families, &mut text);
     encoded.map_err(|error| Problem::unavailable(format!("encode metrics: {error}")))?;

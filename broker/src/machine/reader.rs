@@ -8,7 +8,6 @@ use std::sync::Arc;
 use flotilla_raft_store::log_id::LogId;
 
 use super::shared::{Digest, LastEntry, Memory, Shared};
-use crate::key_index;
 use crate::queue_index::{Located, QueueIndex, locate_in_batch};
 use crate::state::records::QueueId;
 use crate::state::topics::Queue;
@@ -261,23 +260,19 @@ impl StateReader {
     /// Up to `max` messages of a topic whose keys hash like `key`, stored within `begin..=end`, newest entry first.
     pub fn find_by_key(&self, topic: &str, key: &str, begin: i64, end: i64, max: usize) -> io::Result<Vec<FoundByKey>> {
         let mut found = Vec::new();
-        let (topic_id, oldest, newest) = {
-            let memory = self.shared.memory.read();
-            let Some(id) = memory.state.topics.id(topic) else {
-                return Ok(found);
-            };
-            let Some(applied) = memory.progress.applied else {
-                return Ok(found);
-            };
-            (id, memory.state.trimmed, applied.index)
+        let Some(topic_id) = self.with(|state| state.topics.id(topic)) else {
+            return Ok(found);
         };
         let mut hits = Vec::new();
-        key_index::find(&*self.shared.kv()?, key_hash(topic, key), oldest, newest, |hit| {
-            if hit.queue.topic() == topic_id {
-                hits.push(hit);
-            }
-            Ok(hits.len() < KEY_HITS_MAX)
-        })?;
+        {
+            let kv = self.shared.kv()?;
+            self.shared.keys().find(&kv, key_hash(topic, key), |hit| {
+                if hit.queue.topic() == topic_id {
+                    hits.push(hit);
+                }
+                Ok(hits.len() < KEY_HITS_MAX)
+            })?;
+        }
         for hit in hits {
             if found.len() >= max {
                 break;

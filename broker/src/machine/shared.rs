@@ -7,6 +7,7 @@ use bytes::Bytes;
 use flotilla_raft_store::log_id::LogId;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
+use crate::key_index::KeyIndex;
 use crate::kv::{Kv, OpenError};
 use crate::state::State;
 use crate::state::codec::{Decoder, Encoder, Malformed};
@@ -76,12 +77,17 @@ pub struct Loaded {
     pub progress: Progress,
     /// The last membership and its entry.
     pub membership: Option<(LogId, Bytes)>,
+    /// Keys of messages.
+    pub keys: KeyIndex,
 }
 
 impl Loaded {
     /// Reads all small records.
     pub fn from(kv: &Kv) -> Result<Self, OpenError> {
-        let mut loaded = Self::default();
+        let mut loaded = Self {
+            keys: KeyIndex::load(kv).map_err(damaged_if_invalid)?,
+            ..Self::default()
+        };
         let mut cursor = kv.cursor(vec![records::DIGEST_FROM], vec![SMALL_TO]);
         let mut here = cursor.seek_to_first().map_err(damaged_if_invalid)?;
         while here {
@@ -151,13 +157,15 @@ pub struct Shared {
     pub memory: RwLock<Memory>,
     /// Empty while a restore swaps it, and after one that failed.
     kv: RwLock<Option<Kv>>,
+    /// Which messages carry a key; replaced together with the store.
+    keys: RwLock<Arc<KeyIndex>>,
     /// The newest digest.
     pub digest: Mutex<Option<Digest>>,
 }
 
 impl Shared {
     /// Of an opened store.
-    pub fn new(kv: Kv, state: State, progress: Progress) -> Self {
+    pub fn new(kv: Kv, state: State, progress: Progress, keys: KeyIndex) -> Self {
         Self {
             memory: RwLock::new(Memory {
                 state,
@@ -165,6 +173,7 @@ impl Shared {
                 last_entry: Arc::default(),
             }),
             kv: RwLock::new(Some(kv)),
+            keys: RwLock::new(Arc::new(keys)),
             digest: Mutex::new(None),
         }
     }
@@ -178,6 +187,11 @@ impl Shared {
         Ok(KvGuard(guard))
     }
 
+    /// The key index that belongs to the store of a guard taken before.
+    pub fn keys(&self) -> Arc<KeyIndex> {
+        self.keys.read().clone()
+    }
+
     /// Closes the store, runs `swap`, and puts in its place what that returns. Waits for readers.
     pub fn replace_kv(&self, swap: impl FnOnce() -> io::Result<(Kv, Loaded)>) -> io::Result<Loaded> {
         let mut kv = self.kv.write();
@@ -189,6 +203,7 @@ impl Shared {
             progress: loaded.progress,
             last_entry: Arc::default(),
         };
+        *self.keys.write() = Arc::new(std::mem::take(&mut loaded.keys));
         *kv = Some(opened);
         Ok(loaded)
     }

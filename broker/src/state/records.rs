@@ -32,8 +32,12 @@ pub const SUBSCRIPTION: u8 = 0x0b;
 pub const PRODUCER: u8 = 0x0c;
 /// One a (queue, batch): see `queue_index.rs`.
 pub const QUEUE_INDEX: u8 = 0x20;
-/// One a key of a message: see `key_index.rs`.
+/// One a (run, key of messages): see `key_index/run.rs`.
 pub const KEY_INDEX: u8 = 0x40;
+/// One an entry with keys: see `key_index/fresh.rs`.
+pub const KEY_FRESH: u8 = 0x41;
+/// One a run of keys: see `key_index/run.rs`.
+pub const KEY_RUN: u8 = 0x42;
 
 /// First prefix of the replicated state.
 pub const DIGEST_FROM: u8 = APPLIED;

@@ -101,7 +101,7 @@ impl Cluster {
             let config = self.folder.join(format!("{name}.toml"));
             let text = format!(
                 "node = \"{name}\"\ndata = \"{}\"\n\n[ports]\nname_server = {}\nhttp = {}\nremoting = {}\npeer = {}\n\n\
-                 [log]\nflush = \"{}\"\n\n[cluster]\nname = \"bench\"\nmembers = [{}]\n\n\
+                 [log]\nflush = \"{}\"\n\n[cluster]\nname = \"flotilla-bench\"\nmembers = [{}]\n\n\
                  [policy]\nauto_create_topics = true\nleave_seconds = 0\n",
                 self.folder.join(&name).display(),
                 port(place, 0),
