@@ -1,10 +1,12 @@
-//! The admin API as a caller sees it: JSON in, JSON out, by one node's address.
+//! The admin API as a caller sees it: JSON in, JSON out, by one node's address. And `/metrics` as a scraper reads it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use ureq::Agent;
+use ureq::http::{HeaderMap, Request, header};
 
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(15);
@@ -26,6 +28,33 @@ pub struct Digest {
     /// The digest.
     pub value: String,
 }
+
+/// An answer as it came.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// The body.
+    pub text: String,
+    headers: HeaderMap,
+}
+
+impl Answer {
+    /// A header; empty when it is missing.
+    pub fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name).and_then(|value| value.to_str().ok());
+        value.unwrap_or_default()
+    }
+
+    /// The body as a document.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_str(&self.text).with_context(|| format!("no JSON: {:?}", self.text))
+    }
+}
+
+/// What `/metrics` told: the value of every name with its labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics(BTreeMap<(String, BTreeMap<String, String>), f64>);
 
 impl Http {
     /// A caller of `127.0.0.1:port`.
@@ -53,6 +82,34 @@ impl Http {
     /// `PUT`: status and body.
     pub fn put(&self, path: &str, body: &Value) -> Result<(u16, Value)> {
         read(self.agent.put(format!("{}{path}", self.base)).send_json(body), path)
+    }
+
+    /// Any request; the body is sent as it is, as JSON.
+    pub fn request(&self, method: &str, path: &str, body: Option<&str>) -> Result<Answer> {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base))
+            .header(header::CONTENT_TYPE, "application/json");
+        let answer = match body {
+            Some(text) => self.agent.run(request.body(text.to_owned())?),
+            None => self.agent.run(request.body(())?),
+        };
+        let mut answer = answer.with_context(|| format!("{method} {path}"))?;
+        let text = answer.body_mut().read_to_string();
+        Ok(Answer {
+            status: answer.status().as_u16(),
+            text: text.with_context(|| format!("read the answer to {method} {path}"))?,
+            headers: answer.headers().clone(),
+        })
+    }
+
+    /// `GET /metrics`, read as strictly as a scraper does.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let answer = self.request("GET", "/metrics", None)?;
+        ensure!(answer.status == 200, "/metrics: {} {}", answer.status, answer.text);
+        let kind = answer.header("content-type");
+        ensure!(kind.starts_with("text/plain; version=0.0.4"), "/metrics: {kind:?}");
+        Metrics::parse(&answer.text)
     }
 
     /// `GET` that must succeed.
@@ -112,4 +169,135 @@ fn read(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>, path: &st
         .read_to_string()
         .with_context(|| format!("read the answer to {path}"))?;
     Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+}
+
+impl Metrics {
+    /// The value of a name with exactly these labels.
+    pub fn get(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let labels = labels
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.0.get(&(name.to_owned(), labels.collect())).copied()
+    }
+
+    /// Whether there is any value of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.keys().any(|(known, _)| known == name)
+    }
+
+    /// Reads the Prometheus text format: every line, every name of one declared kind, every series once.
+    fn parse(text: &str) -> Result<Self> {
+        ensure!(text.ends_with('\n'), "the last line does not end");
+        let mut kinds = BTreeMap::new();
+        let mut values = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            if let Some(comment) = line.strip_prefix("# ") {
+                if let ["TYPE", name, kind] = comment.split(' ').collect::<Vec<_>>()[..] {
+                    ensure!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+                    ensure!(kinds.insert(name, kind).is_none(), "declared again: {line}");
+                }
+                continue;
+            }
+            let (name, labels, value) = sample(line).with_context(|| line.to_owned())?;
+            ensure!(is_declared(&kinds, name), "not declared: {line}");
+            ensure!(
+                values.insert((name.to_owned(), labels), value).is_none(),
+                "again: {line}"
+            );
+        }
+        Ok(Self(values))
+    }
+}
+
+fn is_declared(kinds: &BTreeMap<&str, &str>, name: &str) -> bool {
+    let parts = ["_bucket", "_sum", "_count"].iter();
+    let histogram = parts.filter_map(|part| name.strip_suffix(part));
+    kinds.get(name).is_some_and(|kind| *kind != "histogram")
+        || histogram.into_iter().any(|name| kinds.get(name) == Some(&"histogram"))
+}
+
+/// `name{label="value",…} value`
+fn sample(line: &str) -> Result<(&str, BTreeMap<String, String>, f64)> {
+    let (name, mut rest) = name(line)?;
+    let mut labels = BTreeMap::new();
+    if let Some(inside) = rest.strip_prefix('{') {
+        rest = inside;
+        while !rest.starts_with('}') {
+            let (label, after) = self::name(rest)?;
+            let (value, after) = quoted(after.strip_prefix("=\"").context("a label without a value")?)?;
+            ensure!(labels.insert(label.to_owned(), value).is_none(), "{label} twice");
+            ensure!(after.starts_with([',', '}']), "after {label}: {after}");
+            rest = after.strip_prefix(',').unwrap_or(after);
+        }
+        rest = &rest[1..];
+    }
+    let value = rest.strip_prefix(' ').context("no value")?;
+    Ok((name, labels, value.parse()?))
+}
+
+fn name(text: &str) -> Result<(&str, &str)> {
+    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let (name, rest) = text.split_at(end.unwrap_or(text.len()));
+    ensure!(
+        name.starts_with(|first: char| !first.is_ascii_digit()),
+        "no name: {text}"
+    );
+    Ok((name, rest))
+}
+
+/// The text up to the closing quote, and what follows it.
+fn quoted(text: &str) -> Result<(String, &str)> {
+    let mut value = String::new();
+    let mut characters = text.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => return Ok((value, &text[at + 1..])),
+            '\\' => match characters.next() {
+                Some((_, 'n')) => value.push('\n'),
+                Some((_, escaped @ ('\\' | '"'))) => value.push(escaped),
+                other => bail!("after a backslash: {other:?}"),
+            },
+            other => value.push(other),
+        }
+    }
+    bail!("no closing quote: {text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_read_to_the_letter() {
+        let text = "# HELP a what it is\n# TYPE a gauge\na 1\na{b=\"c,\\\"}\",d=\"\"} -2.5e3\n\
+                    # TYPE h histogram\nh_bucket{le=\"+Inf\"} 3\nh_sum 0.5\nh_count 3\n";
+        let metrics = Metrics::parse(text).unwrap();
+        assert_eq!(metrics.get("a", &[]), Some(1.0));
+        assert_eq!(metrics.get("a", &[("b", "c,\"}"), ("d", "")]), Some(-2500.0));
+        assert_eq!(metrics.get("a", &[("b", "c")]), None);
+        assert_eq!(metrics.get("h_bucket", &[("le", "+Inf")]), Some(3.0));
+        assert!(metrics.has("h_sum") && !metrics.has("h"));
+    }
+
+    #[test]
+    fn metrics_no_scraper_would_take_are_refused() {
+        let wrong = [
+            "a",
+            "a one",
+            "a{b=\"c\"",
+            "a{b=c} 1",
+            "a{b=\"c\"}1",
+            "a{b=\"c\",b=\"d\"} 1",
+            "a{b=\"c\"d=\"e\"} 1",
+            "a 1\na 1",
+            "1a 1",
+            "other 1",
+            "a 1 2 3",
+        ];
+        for line in wrong {
+            assert!(Metrics::parse(&format!("# TYPE a gauge\n{line}\n")).is_err(), "{line}");
+        }
+        assert!(Metrics::parse("# TYPE a gauge\na 1").is_err(), "unended line");
+        assert!(Metrics::parse("a 1\n").is_err(), "undeclared");
+    }
 }

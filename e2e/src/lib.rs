@@ -5,7 +5,8 @@
 //! | [`cluster`] | node processes on free ports, their data and logs |
 //! | [`fault`] | kill, pause, stop: only processes that a [`cluster::Cluster`] started |
 //! | [`client`] | a small remoting client of our own, to read whole topics and offsets |
-//! | [`http`] | the admin API as a caller sees it |
+//! | [`http`], [`admin`] | the admin API as a caller sees it; short ways to ask it |
+//! | [`command`] | the `flotilla` program as a shell runs it |
 //! | [`java`] | official Java clients: built once a version, run as processes |
 //! | [`history`] | what was sent, acknowledged, received and stored, and the checks on it |
 //! | [`ports`], [`wait`] | free ports; conditions to wait for |
@@ -14,8 +15,10 @@
 //!
 //! `tests/` holds one file a promise. They need the `flotilla` program of the same build: `cargo build --release` first.
 
+pub mod admin;
 pub mod client;
 pub mod cluster;
+pub mod command;
 pub mod fault;
 pub mod history;
 pub mod http;

@@ -358,7 +358,9 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
     /// What is known, now.
     pub fn status(&self) -> GroupStatus {
         let metrics = self.shared.raft.metrics().borrow_watched().clone();
-        let membership = metrics.membership_config.membership();
+        // The engine tells these first; `changed` waits for them.
+        let server = self.shared.raft.server_metrics().borrow_watched().clone();
+        let membership = server.membership_config.membership();
         let voters: Vec<u64> = membership.voter_ids().collect();
         let matched = |id: &u64| {
             let replication = metrics.replication.as_ref()?;
@@ -379,7 +381,7 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
         let closed = metrics.running_state.as_ref().err().map(ToString::to_string);
         let closed = closed.or_else(|| log.failure());
         // What a closed replica last knew of itself as leader is over.
-        let current_leader = metrics
+        let current_leader = server
             .current_leader
             .filter(|leader| closed.is_none() || *leader != own);
         GroupStatus {
@@ -387,7 +389,7 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
                 .and_then(|id| membership.get_node(&id))
                 .map(|member| member.node.clone()),
             is_leader: current_leader == Some(own),
-            term: metrics.current_term,
+            term: server.vote.leader_id.term,
             last: log.last(),
             flushed: log.flushed(),
             committed: metrics.local_committed.as_ref().map(convert::log_id),

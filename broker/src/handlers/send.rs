@@ -13,6 +13,7 @@ use flotilla_api::positions::Position;
 use flotilla_api::remoting::codes::{request as codes, response};
 use flotilla_api::remoting::frame::RemotingCommand;
 use flotilla_api::remoting::headers::send::{SendMessageHeader, SendMessageResponse};
+use flotilla_api::tag::java_string_hash;
 use flotilla_api::{batch, message_id, names, properties, tag};
 
 use super::propose;
@@ -82,7 +83,7 @@ fn check_kind(properties: &str, sys_flag: i32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The queue asked for, or any. Creates the topic if that is allowed.
+/// The queue asked for, or any: the same one for the same ordering key. Creates the topic if that is allowed.
 async fn choose_queue(broker: &Broker, header: &SendMessageHeader<'_>) -> Result<u32, Failure> {
     let known = broker.state.with(|state| {
         let config = &state.topics.get(header.topic)?.config;
@@ -106,8 +107,15 @@ async fn choose_queue(broker: &Broker, header: &SendMessageHeader<'_>) -> Result
         Ok(queue) => Err(Failure::invalid(format!(
             "request queueId[{queue}] is illegal, topic[{topic}] has {queues} queues"
         ))),
-        Err(_) => Ok(rand::random_range(0..queues)),
+        Err(_) => Ok(match ordering_key(header) {
+            Some(key) => java_string_hash(key).rem_euclid(queues as i32) as u32,
+            None => rand::random_range(0..queues),
+        }),
     }
+}
+
+fn ordering_key<'a>(header: &SendMessageHeader<'a>) -> Option<&'a str> {
+    properties::get(header.properties?, properties::SHARDING_KEY)
 }
 
 /// The rules of the template topic: the client must have asked for it, and it limits the number of queues.

@@ -147,7 +147,7 @@ fn digest_document(digest: DigestInfo) -> Value {
 
 /// `POST /v1/groups/{group}/digest`.
 pub async fn digest(broker: &Arc<Broker>, group: &str, deadline: Instant) -> Result<Answer, Problem> {
-    check_group(broker, group)?;
+    check_group(broker, group).map_err(Problem::refused)?;
     let nonce = rand::random();
     let proposed = broker
         .group
@@ -216,7 +216,7 @@ async fn digest_of(broker: &Broker, node: &str, nonce: u64, deadline: Instant) -
 
 /// `POST /v1/groups/{group}/leader`.
 pub async fn transfer_leader(broker: &Broker, group: &str, node: &str) -> Result<Answer, Problem> {
-    check_group(broker, group)?;
+    check_group(broker, group).map_err(Problem::refused)?;
     if !broker
         .group
         .status()

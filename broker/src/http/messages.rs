@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
 use flotilla_api::http::{Message, SendReceipt, SendRequest};
+use flotilla_api::limits::MESSAGE_BYTES_MAX;
 use flotilla_api::message as wire;
 use flotilla_api::message_id;
 use flotilla_api::positions::Position;
@@ -15,7 +16,6 @@ use flotilla_api::properties;
 use flotilla_api::remoting::codes::{request, response};
 use flotilla_api::remoting::frame::RemotingCommand;
 use flotilla_api::remoting::headers::send::{SendMessageHeader, SendMessageResponse};
-use flotilla_api::tag::java_string_hash;
 use serde_json::Value;
 
 use super::answer::Answer;
@@ -178,12 +178,19 @@ pub async fn send(broker: &Arc<Broker>, topic: &str, new: SendRequest) -> Result
         },
         _ => return Err(Problem::malformed("give either body or body_base64").refused()),
     };
+    let bytes_max = broker.settings.policy.message_bytes_max.min(MESSAGE_BYTES_MAX);
+    if body.len() > bytes_max {
+        let detail = format!(
+            "the message body has {} bytes, at most {bytes_max} are allowed",
+            body.len()
+        );
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).refused());
+    }
     let queues = broker.state.topic(topic).map(|config| config.queues);
     let queue = match (new.queue, &new.ordering_key, queues) {
         (Some(queue), ..) => i32::try_from(queue).map_err(|_| Problem::malformed("queue: out of range").refused())?,
-        // Unknown here: created on the way, or refused.
-        (None, _, None | Some(0)) => -1,
-        (None, Some(key), Some(queues)) => java_string_hash(key).rem_euclid(queues as i32),
+        // The leader knows how many queues there are; and a topic unknown here is created there, or refused.
+        (None, Some(_), _) | (None, _, None | Some(0)) => -1,
         (None, None, Some(queues)) => (NEXT_QUEUE.fetch_add(1, Ordering::Relaxed) % queues) as i32,
     };
     let unique_key = format!("{:032X}", rand::random::<u128>());
@@ -217,8 +224,14 @@ pub async fn send(broker: &Arc<Broker>, topic: &str, new: SendRequest) -> Result
     receipt(answer).map(|receipt| Answer {
         status: 200,
         body: document(&receipt),
-        epoch: epoch(broker),
+        // This node may not have applied yet what the leader stored.
+        epoch: epoch(broker).max(log_index(&receipt).unwrap_or_default()),
     })
+}
+
+fn log_index(receipt: &SendReceipt) -> Option<u64> {
+    let (_, position) = message_id::decode(&receipt.message_id)?;
+    Some(Position::from_i64(position)?.log_index())
 }
 
 fn receipt(answer: Option<RemotingCommand>) -> Result<SendReceipt, Problem> {
@@ -237,9 +250,6 @@ fn receipt(answer: Option<RemotingCommand>) -> Result<SendReceipt, Problem> {
         }
         response::TOPIC_NOT_EXIST => refused(StatusCode::NOT_FOUND),
         response::NO_PERMISSION => refused(StatusCode::CONFLICT),
-        response::MESSAGE_ILLEGAL if remark.contains("large") || remark.contains("exceed") => {
-            refused(StatusCode::PAYLOAD_TOO_LARGE)
-        }
         response::SYSTEM_BUSY => refused(StatusCode::TOO_MANY_REQUESTS),
         response::SERVICE_NOT_AVAILABLE => refused(StatusCode::SERVICE_UNAVAILABLE),
         response::SYSTEM_ERROR if remark.starts_with("[UNKNOWN]") => Err(Problem::unavailable(remark).unknown()),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -32,23 +33,23 @@ pub fn router(stage: Stage) -> Router {
         .route("/v1/groups", get(|stage| run(stage, Operation::Groups)))
         .route(
             "/v1/groups/{group}",
-            get(|stage, Path(group)| run(stage, Operation::Group { group })),
+            get(|stage, Named(group)| run(stage, Operation::Group { group })),
         )
         .route(
             "/v1/groups/{group}/digest",
-            post(|stage, Path(group)| run(stage, Operation::Digest { group })),
+            post(|stage, Named(group)| run(stage, Operation::Digest { group })),
         )
         .route("/v1/groups/{group}/leader", post(transfer_leader))
         .route("/v1/topics", get(|stage| run(stage, Operation::Topics)))
         .route(
             "/v1/topics/{topic}",
-            get(|stage, Path(topic)| run(stage, Operation::Topic { topic }))
+            get(|stage, Named(topic)| run(stage, Operation::Topic { topic }))
                 .put(put_topic)
-                .delete(|stage, Path(topic)| run(stage, Operation::DeleteTopic { topic })),
+                .delete(|stage, Named(topic)| run(stage, Operation::DeleteTopic { topic })),
         )
         .route(
             "/v1/topics/{topic}/queues",
-            get(|stage, Path(topic)| run(stage, Operation::Queues { topic })),
+            get(|stage, Named(topic)| run(stage, Operation::Queues { topic })),
         )
         .route("/v1/topics/{topic}/messages", post(send))
         .route(
@@ -57,7 +58,7 @@ pub fn router(stage: Stage) -> Router {
         )
         .route(
             "/v1/consumer-groups/{group}",
-            get(|stage, Path(consumer_group)| run(stage, Operation::ConsumerGroup { consumer_group })),
+            get(|stage, Named(consumer_group)| run(stage, Operation::ConsumerGroup { consumer_group })),
         )
         .route("/v1/messages", get(find_messages))
         .fallback(|| async { Problem::not_found("no such path: see /openapi.json") })
@@ -69,6 +70,20 @@ pub fn router(stage: Stage) -> Router {
         })
         .layer(DefaultBodyLimit::max(HTTP_BODY_BYTES_MAX))
         .with_state(stage)
+}
+
+/// The name in a path.
+struct Named(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(name) = Path::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()).refused())?;
+        Ok(Self(name))
+    }
 }
 
 fn broker(stage: &Stage) -> Result<&Arc<Broker>, Problem> {
@@ -99,16 +114,12 @@ async fn scrape(State(stage): State<Stage>) -> Result<Response, Problem> {
     Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
 }
 
-async fn transfer_leader(
-    stage: State<Stage>,
-    Path(group): Path<String>,
-    body: Result<Bytes, BytesRejection>,
-) -> Outcome {
+async fn transfer_leader(stage: State<Stage>, Named(group): Named, body: Result<Bytes, BytesRejection>) -> Outcome {
     let LeaderChange { node } = parse(body)?;
     run(stage, Operation::TransferLeader { group, node }).await
 }
 
-async fn put_topic(stage: State<Stage>, Path(topic): Path<String>, body: Result<Bytes, BytesRejection>) -> Outcome {
+async fn put_topic(stage: State<Stage>, Named(topic): Named, body: Result<Bytes, BytesRejection>) -> Outcome {
     let settings = match body {
         Ok(bytes) if bytes.is_empty() => Default::default(),
         body => parse(body)?,
@@ -116,7 +127,7 @@ async fn put_topic(stage: State<Stage>, Path(topic): Path<String>, body: Result<
     run(stage, Operation::PutTopic { topic, settings }).await
 }
 
-async fn send(State(stage): State<Stage>, Path(topic): Path<String>, body: Result<Bytes, BytesRejection>) -> Outcome {
+async fn send(State(stage): State<Stage>, Named(topic): Named, body: Result<Bytes, BytesRejection>) -> Outcome {
     messages::send(broker(&stage)?, &topic, parse(body)?).await
 }
 
@@ -128,5 +139,9 @@ async fn find_messages(stage: State<Stage>, selection: Result<Query<Selection>, 
 /// Reads a JSON body; whatever is wrong with it, nothing was done.
 fn parse<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Problem> {
     let bytes = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()).refused())?;
+    // Else an array would be read as the fields in their order.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Problem::malformed("body: not a JSON object").refused());
+    }
     serde_json::from_slice(&bytes).map_err(|error| Problem::malformed(format!("body: {error}")).refused())
 }

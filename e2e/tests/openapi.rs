@@ -1,0 +1,92 @@
+//! `/openapi.json` is what the server does: every operation it names is served as it says.
+
+use flotilla_e2e::admin::{GROUP, ask, at, get, is_problem, one, send};
+use flotilla_e2e::command::succeeds;
+use flotilla_e2e::http::Answer;
+use serde_json::{Value, json};
+
+/// Whether a value is all that a schema of the document says, and nothing else.
+fn fits(document: &Value, schema: &Value, value: &Value) -> bool {
+    if let Some(name) = schema["$ref"].as_str() {
+        return fits(document, document.pointer(&name[1..]).expect(name), value);
+    }
+    if let Some(choices) = schema["oneOf"].as_array() {
+        return choices.iter().any(|choice| fits(document, choice, value));
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let list = |name: &str| schema[name].as_array();
+    let of_kind = list("type").map_or(schema["type"] == kind, |kinds| kinds.contains(&json!(kind)));
+    let mut required = list("required").into_iter().flatten().filter_map(Value::as_str);
+    let (named, others) = (&schema["properties"], &schema["additionalProperties"]);
+    let open = named.is_null() && others.is_null();
+    of_kind
+        && list("enum").is_none_or(|values| values.contains(value))
+        && required.all(|name| value.get(name).is_some())
+        && (value.as_array().into_iter().flatten()).all(|item| fits(document, &schema["items"], item))
+        && (value.as_object().into_iter().flatten())
+            .all(|(name, part)| open || fits(document, named.get(name).unwrap_or(others), part))
+}
+
+/// The status, content type and body that the document tells of this operation, for success.
+fn is_as_described(document: &Value, operation: &Value, answer: &Answer) -> bool {
+    let response = &operation["responses"][answer.status.to_string()];
+    let kind = answer.header("content-type").split(';').next().unwrap_or_default();
+    let schema = response["content"].get(kind).map(|content| &content["schema"]);
+    let body = answer.json().unwrap_or_else(|_| json!(answer.text));
+    let described = match schema {
+        Some(schema) => fits(document, schema, &body),
+        None => response["content"].is_null() && answer.text.is_empty(),
+    };
+    (200..300).contains(&answer.status) && response.is_object() && described
+}
+
+#[test]
+fn every_operation_of_the_document_is_served_as_described_and_no_other_method_is() {
+    let cluster = one();
+    let (http, server) = (cluster.http(0), at(cluster.nodes()[0].ports.remoting));
+    http.create_topic("described", 1).expect("topic");
+    let message = json!({ "body": "hello", "tag": "a", "keys": ["k"], "properties": { "b": "c" } });
+    send(&http, "described", message);
+    let read = "--topic described --group readers --from first --count 1 --idle 10";
+    succeeds(&format!("consume --server {server} {read}"), "");
+    let document = get(&http, "/openapi.json");
+    let mut wrong = String::new();
+    // What removes the topic comes last.
+    for method in ["get", "put", "post", "patch", "delete"] {
+        for (described, methods) in document["paths"].as_object().expect("paths") {
+            let group = if described.contains("consumer") {
+                "readers"
+            } else {
+                GROUP
+            };
+            let mut path = described.replace("{topic}", "described").replace("{group}", group);
+            assert!(!path.contains('{'), "what stands in {path}?");
+            if path == "/v1/messages" {
+                path.push_str("?topic=described&queue=0&offset=0");
+            }
+            let operation = &methods[method];
+            let body = match operation["operationId"].as_str().unwrap_or_default() {
+                "transferLeader" => r#"{"node":"n1"}"#,
+                "putTopic" => r#"{"queues":2,"type":"normal","retention":{"time":"1h","bytes":1000000}}"#,
+                "send" => r#"{"body":"hello"}"#,
+                _ => "",
+            };
+            let answer = ask(&http, &method.to_uppercase(), &path, body);
+            let right = match operation {
+                Value::Null => is_problem(&answer, 405, false) && !answer.header("allow").is_empty(),
+                operation => is_as_described(&document, operation, &answer),
+            };
+            if !right {
+                wrong.push_str(&format!("{method} {path}: {answer:?}\n"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
