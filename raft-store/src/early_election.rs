@@ -5,6 +5,7 @@
 //! at most a needless election when a network lies about a living leader. Followers are spread by rank so that they
 //! do not split the vote, and one follower does this at most once in [`AT_MOST_EVERY`].
 
+use std::io;
 use std::time::Duration;
 
 use openraft::raft::TransferLeaderRequest;
@@ -25,6 +26,8 @@ pub const AT_MOST_EVERY: Duration = Duration::from_secs(5);
 const RANK_DELAY: Duration = Duration::from_millis(60);
 /// A leader that neither accepts nor refuses a connection within this time is left to the timers.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(100);
+/// Pause before a connection that was reset is tried again.
+const PROBE_AGAIN: Duration = Duration::from_millis(2);
 
 /// Remembers when this follower last called an early election.
 pub struct EarlyElection<Rt: AsyncRuntime> {
@@ -52,13 +55,8 @@ impl<Rt: AsyncRuntime> EarlyElection<Rt> {
         if !self.claim() {
             return;
         }
-        let probe = Rt::timeout(
-            PROBE_TIMEOUT,
-            transport.connect(&suspicion.leader_node, Purpose::Control),
-        )
-        .await;
-        let refused = matches!(probe, Ok(Err(ref error)) if error.kind() == std::io::ErrorKind::ConnectionRefused);
-        if !refused {
+        let refused = Rt::timeout(PROBE_TIMEOUT, is_refused::<Rt, T>(transport, &suspicion.leader_node)).await;
+        if !refused.is_ok_and(|refused| refused) {
             self.release();
             return;
         }
@@ -93,6 +91,18 @@ impl<Rt: AsyncRuntime> EarlyElection<Rt> {
 impl<Rt: AsyncRuntime> Default for EarlyElection<Rt> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// True if nobody listens at `node` any more, false if somebody does. A process that is being killed closes its
+/// connections before its listener, and what arrives in between is reset with it: that is worth another try.
+async fn is_refused<Rt: AsyncRuntime, T: Transport>(transport: &T, node: &str) -> bool {
+    loop {
+        match transport.connect(node, Purpose::Control).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return true,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Rt::sleep(PROBE_AGAIN).await,
+            Ok(_) | Err(_) => return false,
+        }
     }
 }
 

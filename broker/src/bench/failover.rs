@@ -21,6 +21,9 @@ const GAP_LISTED: Duration = Duration::from_millis(100);
 /// Between attempts when every broker refuses at once, so that the tool does not take the CPU from an election.
 const REFUSED_PAUSE: Duration = Duration::from_millis(2);
 
+/// How long after a fault was made it may take until its process feels it.
+const FAULT_DELAY_MAX: Duration = Duration::from_millis(50);
+
 /// What to send and for how long.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct FailoverArgs {
@@ -59,11 +62,12 @@ impl Acks {
         self.times.len() - self.times.partition_point(|ack| *ack <= time)
     }
 
-    /// The time without an acknowledgement around `fault`.
-    pub(crate) fn gap_around(&self, fault: Instant) -> Option<Duration> {
-        let after = self.times.partition_point(|ack| *ack <= fault);
-        let last_before = *self.times.get(after.checked_sub(1)?)?;
-        Some(*self.times.get(after)? - last_before)
+    /// The longest time without an acknowledgement around a fault that was made between `begun` and `done`: one that
+    /// arrived while it was being made, or before a signal reached its process, says nothing about it.
+    pub(crate) fn gap_around(&self, begun: Instant, done: Instant) -> Option<Duration> {
+        let felt = done + FAULT_DELAY_MAX;
+        let around = self.times.windows(2).filter(|pair| pair[1] > begun && pair[0] <= felt);
+        around.map(|pair| pair[1] - pair[0]).max()
     }
 
     fn gaps(&self) -> Gaps {
@@ -187,9 +191,13 @@ mod tests {
             start,
             times: vec![at(10), at(20), at(320), at(325)],
         };
-        assert_eq!(acks.gap_around(at(25)), Some(Duration::from_millis(300)));
-        assert_eq!(acks.gap_around(at(5)), None);
-        assert_eq!(acks.gap_around(at(400)), None);
+        let gap_around = |begun, done| acks.gap_around(at(begun), at(done));
+        assert_eq!(gap_around(25, 26), Some(Duration::from_millis(300)));
+        // One more arrives while the fault is made, or just after.
+        assert_eq!(gap_around(15, 25), Some(Duration::from_millis(300)));
+        assert_eq!(gap_around(15, 16), Some(Duration::from_millis(300)));
+        assert_eq!(gap_around(321, 322), Some(Duration::from_millis(5)));
+        assert_eq!(gap_around(400, 401), None);
         assert_eq!((acks.count(), acks.since(at(25))), (4, 2));
         let gaps = acks.gaps();
         assert_eq!(

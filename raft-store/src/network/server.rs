@@ -71,7 +71,8 @@ pub async fn serve_append<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
     }
 }
 
-/// Heartbeats, votes and hand-overs, one at a time. `may_vote` is asked before a vote is considered.
+/// Heartbeats, votes and hand-overs, one at a time. `may_vote` is asked before a vote is considered, but for one that
+/// waives the leader's lease anyway.
 pub async fn serve_control<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
     raft: &Engine<Rt, D, S>,
     mut sender: impl FrameSender,
@@ -99,7 +100,9 @@ pub async fn serve_control<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
                     Err(error) => refused(&error),
                 }
             }
-            Request::Vote(_) | Request::PreVote(_) if !may_vote() => refused(&"this replica has just started"),
+            Request::Vote(vote) | Request::PreVote(vote) if !vote.leadership_transfer && !may_vote() => {
+                refused(&"this replica has just started")
+            }
             Request::Vote(request) => match raft.vote(request).await {
                 Ok(voted) => Response::Voted(voted),
                 Err(error) => refused(&error),

@@ -79,12 +79,13 @@ fn gap_of(
     while !warm.load(Ordering::Relaxed) && !client.is_finished() {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let at = Instant::now();
+    let begun = Instant::now();
     let made = fault(cluster);
-    *faulted.lock().expect("no holder of this lock panics") = Some(at);
+    let done = Instant::now();
+    *faulted.lock().expect("no holder of this lock panics") = Some(done);
     let (_, acks): (Sample, Acks) = client.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
     made?;
-    acks.gap_around(at)
+    acks.gap_around(begun, done)
         .ok_or_else(|| anyhow::anyhow!("no acknowledgement within {TRIAL_MAX:?}"))
 }
 
