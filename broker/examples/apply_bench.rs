@@ -20,7 +20,6 @@ struct Nobody;
 impl Events for Nobody {
     fn appended(&self, _topic: &str, _queue: u32, _max_offset: i64) {}
     fn membership_changed(&self, _consumer_group: &str) {}
-    fn topics_changed(&self) {}
     fn digest(&self, _nonce: u64, _log_id: LogId, _value: u64) {}
     fn leadership(&self, _term: u64, _leader: bool) {}
 }

@@ -48,7 +48,11 @@ impl Cli {
     /// Does what was asked.
     pub fn run(self) -> anyhow::Result<()> {
         let serves = matches!(self.command, Command::Standalone(_) | Command::Broker(_));
-        let default = if serves { "info,openraft=warn" } else { "warn" };
+        let default = if serves {
+            "info,openraft=warn,openraft::core::heartbeat=error"
+        } else {
+            "warn"
+        };
         let filter = EnvFilter::try_new(self.log.as_deref().unwrap_or(default))?;
         tracing_subscriber::fmt()
             .with_env_filter(filter)

@@ -3,9 +3,9 @@
 //! Requests run as futures of this task, many at once, and are answered in the order they finish. Small answers are
 //! gathered into one buffer and everything waiting leaves in one vectored write.
 //!
-//! Bounded: requests in flight and answer bytes not yet sent. Over either the connection is not read until it has
+//! Bounded: requests in flight, their bytes ([`crate::incoming`]) and answer bytes not yet sent. Over any of these the connection is not read until it has
 //! caught up, so the client feels the TCP window; finished requests are not even polled while too many bytes wait.
-//! A client that takes no byte for [`STALLED_MAX`] is cut off. Crash: a killed process resets its connections.
+//! A client that takes no byte for [`STALLED_MAX`], or takes longer to send a frame that others wait for, is cut off. Crash: a killed process resets its connections.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -14,8 +14,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use flotilla_api::remoting::frame::{self, RemotingCommand};
+use flotilla_api::remoting::frame::RemotingCommand;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -23,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info};
 
 use crate::connection_table::Connection;
+use crate::incoming::{Incoming, Next, Share};
 use crate::membership;
 use crate::node::Broker;
 use crate::router::{self, Origin};
@@ -36,7 +38,8 @@ pub const PARKED_PER_CONNECTION_MAX: usize = 16_384;
 pub const UNSENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A connection without any traffic is closed after this long.
 pub const IDLE_MAX: Duration = Duration::from_secs(120);
-/// A client that takes none of the bytes waiting for it is cut off after this long.
+/// A client that takes none of the bytes waiting for it, or keeps a share of the node's budget for a frame that does not
+/// become whole, is cut off after this long.
 pub const STALLED_MAX: Duration = Duration::from_secs(30);
 
 /// How often idle and stalled connections are looked for.
@@ -72,6 +75,7 @@ pub async fn serve(
         Err(Broken::Io(error)) => debug!(%peer, %error, "connection broke"),
         Err(Broken::Frame(error)) => info!(%peer, %error, "closing a connection that sent no valid frame"),
         Err(Broken::Stalled) => info!(%peer, "closing a connection that does not read its answers"),
+        Err(Broken::Unfinished) => info!(%peer, "closing a connection that does not finish a frame"),
     }
     entered.leave();
 }
@@ -108,6 +112,7 @@ enum Broken {
     Io(io::Error),
     Frame(String),
     Stalled,
+    Unfinished,
 }
 
 impl From<io::Error> for Broken {
@@ -123,15 +128,32 @@ async fn converse(
     mut pushes: mpsc::Receiver<RemotingCommand>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<End, Broken> {
-    let mut input = BytesMut::with_capacity(READ_BYTES);
+    let mut input = Incoming::default();
+    input.bytes.reserve(READ_BYTES);
+    // Set while a frame waits for its share of the node's budget.
+    let mut wanted_share: Option<BoxFuture<'static, Share>> = None;
+    let mut share_since = Instant::now();
     let mut unsent = Unsent::default();
     let mut in_flight = FuturesUnordered::new();
     let mut check = tokio::time::interval(CHECK_INTERVAL);
     let mut last_traffic = Instant::now();
     let mut first_byte = true;
     let mut stopping = false;
+    let mut received = false;
 
     loop {
+        while std::mem::take(&mut received) {
+            match input.next().map_err(|error| Broken::Frame(error.to_string()))? {
+                Next::Frame(request, share) => {
+                    received = true;
+                    if !request.is_response() {
+                        in_flight.push(answer(Arc::clone(broker), request, share, Arc::clone(connection)));
+                    }
+                }
+                Next::Share(bytes) => wanted_share = Some(broker.request_budget.clone().share(bytes).boxed()),
+                Next::More => {}
+            }
+        }
         if !unsent.is_empty() && unsent.try_write(stream)? {
             last_traffic = Instant::now();
         }
@@ -142,6 +164,7 @@ async fn converse(
         let roomy = unsent.bytes < UNSENT_BYTES_MAX;
         let may_read = !stopping
             && roomy
+            && wanted_share.is_none()
             && parked < PARKED_PER_CONNECTION_MAX
             && in_flight.len().saturating_sub(parked) < REQUESTS_IN_FLIGHT_MAX;
 
@@ -157,19 +180,20 @@ async fn converse(
             }
             ready = stream.readable(), if may_read => {
                 ready?;
-                if !read(stream, &mut input)? {
+                if !read(stream, &mut input.bytes)? {
                     return Ok(End::Closed);
                 }
                 last_traffic = Instant::now();
                 if std::mem::take(&mut first_byte) {
-                    check_first_byte(&input)?;
+                    check_first_byte(&input.bytes)?;
                 }
-                while let Some(request) = frame::decode(&mut input).map_err(|error| Broken::Frame(error.to_string()))? {
-                    if !request.is_response() {
-                        let origin = Origin::client(broker, connection);
-                        in_flight.push(router::handle_owned(Arc::clone(broker), request, origin));
-                    }
-                }
+                received = true;
+            }
+            share = async { wanted_share.as_mut().expect("only polled while there is one").await }, if wanted_share.is_some() => {
+                wanted_share = None;
+                share_since = Instant::now();
+                input.allow(share);
+                received = true;
             }
             ready = stream.writable(), if !unsent.is_empty() => ready?,
             Some(push) = pushes.recv() => unsent.push(Some(push)),
@@ -178,12 +202,26 @@ async fn converse(
                 if unsent.stalled_for() > STALLED_MAX {
                     return Err(Broken::Stalled);
                 }
+                if input.holds_share() && share_since.elapsed() > STALLED_MAX {
+                    return Err(Broken::Unfinished);
+                }
                 if last_traffic.elapsed() > IDLE_MAX && in_flight.is_empty() {
                     return Ok(End::Idle);
                 }
             }
         }
     }
+}
+
+/// Answers one request, which keeps its share of the node's budget until then.
+async fn answer(
+    broker: Arc<Broker>,
+    request: RemotingCommand,
+    _share: Option<Share>,
+    connection: Arc<Connection>,
+) -> Option<RemotingCommand> {
+    let origin = Origin::client(&broker, &connection);
+    router::handle(&broker, request, origin).await
 }
 
 /// A plain frame starts with the top byte of a length of at most 16 MiB. TLS, HTTP and port scans do not.

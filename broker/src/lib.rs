@@ -11,6 +11,7 @@ pub mod error;
 pub mod forward;
 pub mod handlers;
 pub mod http;
+pub mod incoming;
 pub mod key_index;
 pub mod kv;
 pub mod long_poll;

@@ -50,8 +50,6 @@ pub trait Events: Send + Sync + 'static {
     fn appended(&self, topic: &str, queue: u32, max_offset: i64);
     /// Members or topics of a consumer group are others than before.
     fn membership_changed(&self, consumer_group: &str);
-    /// Topics were created, changed or deleted.
-    fn topics_changed(&self);
     /// Messages in entries up to and including this one are forgotten.
     fn trimmed(&self, _log_index: u64) {}
     /// The digest of a digest point is known.
@@ -124,11 +122,32 @@ impl Machine {
         for group in &effects.memberships {
             self.events.membership_changed(group);
         }
-        if effects.topics_changed {
-            self.events.topics_changed();
-        }
         if let Some(log_index) = effects.trimmed {
             self.events.trimmed(log_index);
+        }
+    }
+
+    /// After a snapshot took the state's place: whoever waits for anything may find it there.
+    fn tell_all(&self) {
+        let (queues, groups) = {
+            let memory = self.shared.memory.read();
+            let topics = &memory.state.topics;
+            let queues: Vec<_> = topics
+                .queues_up_to(u64::MAX)
+                .into_iter()
+                .filter_map(|id| {
+                    let name = topics.by_id(id.topic())?.config.name.clone();
+                    Some((name, id.queue(), topics.queue_by_id(id)?.max_offset))
+                })
+                .collect();
+            let groups = memory.state.coordinator.consumer_groups();
+            (queues, groups.map(|(name, _)| name.to_owned()).collect::<Vec<_>>())
+        };
+        for (topic, queue, max_offset) in queues {
+            self.events.appended(&topic, queue, max_offset);
+        }
+        for group in groups {
+            self.events.membership_changed(&group);
         }
     }
 
@@ -252,9 +271,14 @@ impl StateMachine for Machine {
         Ok(applied)
     }
 
+    fn verify(&mut self, from: &Path) -> io::Result<()> {
+        self.folders
+            .stage(from, &self.settings.kv, |kv| Loaded::from(kv).map(drop))
+    }
+
     fn restore(&mut self, from: &Path) -> io::Result<()> {
         let settings = self.settings.kv;
-        self.folders.stage(from, &settings, |kv| Loaded::from(kv).map(drop))?;
+        self.verify(from)?;
         if let Some(running) = self.digest.take() {
             running.cancel();
         }
@@ -266,7 +290,7 @@ impl StateMachine for Machine {
         })?;
         self.membership = loaded.membership;
         self.keep_checkpoint(&*self.shared.kv()?, loaded.progress.applied);
-        self.events.topics_changed();
+        self.tell_all();
         Ok(())
     }
 

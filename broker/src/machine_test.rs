@@ -32,10 +32,6 @@ impl Events for Told {
         self.lines.lock().push(format!("members of {consumer_group}"));
     }
 
-    fn topics_changed(&self) {
-        self.lines.lock().push("topics".to_owned());
-    }
-
     fn trimmed(&self, log_index: u64) {
         self.lines.lock().push(format!("trimmed {log_index}"));
     }
@@ -285,7 +281,7 @@ fn readers_see_an_entry_and_whoever_waits_is_told() {
     let root = tempfile::tempdir().unwrap();
     let mut node = Node::open(root.path().join("n"));
     node.apply(&[put_topic("A", 2)]);
-    assert_eq!(node.told.take(), ["topics"]);
+    assert_eq!(node.told.take(), [""; 0]);
     node.apply(&[
         message("A", 1, 10, "a"),
         message("A", 0, 11, "b"),
@@ -626,7 +622,14 @@ fn a_restored_state_is_the_senders() {
     let folder = root.path().join("receiver");
     let mut receiver = Node::open(folder.clone());
     receiver.apply_all(&log[..5]);
+    receiver.machine.verify(&snapshot).unwrap();
+    assert_eq!(receiver.machine.applied().map(|applied| applied.index), Some(5));
+    receiver.told.take();
     receiver.machine.restore(&snapshot).unwrap();
+    let told = receiver.told.take();
+    for waited_for in ["A/0 to 15", "members of CG"] {
+        assert!(told.iter().any(|line| line == waited_for), "{waited_for}: {told:?}");
+    }
     assert_eq!(receiver.machine.applied(), Some(LogId::new(1, 20)));
     assert_eq!(receiver.machine.membership(), sender.machine.membership());
     assert_eq!(
@@ -653,6 +656,8 @@ fn a_snapshot_that_cannot_be_opened_leaves_the_state_as_it_was() {
     let snapshot = root.path().join("snapshot");
     node.machine.checkpoint(&snapshot).unwrap();
     fs::remove_file(snapshot.join("CURRENT")).unwrap();
+    let refusal = node.machine.verify(&snapshot).unwrap_err();
+    assert_eq!(refusal.kind(), io::ErrorKind::InvalidData);
     assert!(node.machine.restore(&snapshot).is_err());
     assert_eq!(node.machine.applied().map(|applied| applied.index), Some(19));
     assert_eq!(

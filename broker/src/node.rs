@@ -34,6 +34,7 @@ pub use listeners::{BoundPorts, Listeners};
 use crate::config::{Flush, Member, Settings};
 use crate::connection_table::ConnectionTable;
 use crate::http;
+use crate::incoming::{Budget, REQUEST_BYTES_MAX};
 use crate::long_poll::ParkedPulls;
 use crate::machine::{Machine, MachineSettings, StateReader};
 use crate::membership;
@@ -84,6 +85,8 @@ pub struct Broker {
     pub connections: Arc<ConnectionTable>,
     /// Pulls waiting for a message.
     pub parked: Arc<ParkedPulls>,
+    /// Room for long requests.
+    pub request_budget: Budget,
     /// What this node counts.
     pub metrics: Arc<Metrics>,
     /// Set while this node's disk is too full for more messages.
@@ -339,6 +342,7 @@ async fn open(
         peers,
         connections,
         parked,
+        request_budget: Budget::new(REQUEST_BYTES_MAX),
         metrics,
         disk_full: AtomicBool::new(false),
     }))

@@ -72,11 +72,6 @@ impl Origin {
     }
 }
 
-/// [`handle`] with its own hold on the node, for the connection's set of futures.
-pub async fn handle_owned(broker: Arc<Broker>, request: RemotingCommand, origin: Origin) -> Option<RemotingCommand> {
-    handle(&broker, request, origin).await
-}
-
 /// Answers one request; `None` for a one-way one.
 pub async fn handle(broker: &Arc<Broker>, request: RemotingCommand, origin: Origin) -> Option<RemotingCommand> {
     let started = Instant::now();

@@ -2,7 +2,8 @@
 //!
 //! The log and the state are replaced one after the other, and neither may be seen without the other. So the marker
 //! `snapshot/installing` (the manifest and the folder, with a checksum) is made durable first; while it is there,
-//! opening the replica finishes the installation from the fetched files before anything else looks at them.
+//! opening the replica finishes the installation from the fetched files before anything else looks at them. Both parts
+//! are checked before anything is replaced: a damaged snapshot is dropped, and the old replica goes on.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -66,11 +67,15 @@ async fn finish<D: Disk, S: StateMachine>(
     files: &SnapshotFiles,
 ) -> io::Result<()> {
     let last = files.manifest.last;
+    let checkpoint = disk.local_path(&files.state_folder());
     if log.purged() != Some(last) || log.last() < Some(last) {
+        if state.applied() != Some(last) {
+            state.verify(&checkpoint)?;
+        }
         log.install(&files.log_folder(), &files.manifest.log, last).await?;
     }
     if state.applied() != Some(last) {
-        state.restore(&disk.local_path(&files.state_folder()))?;
+        state.restore(&checkpoint)?;
     }
     disk.unlink(&folder.join(MARKER)).await?;
     disk.sync_folder(folder).await?;

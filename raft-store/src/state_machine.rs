@@ -40,6 +40,10 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Flushes, then makes a copy of the state in the new folder `into`, by hard links where possible.
     fn checkpoint(&mut self, into: &Path) -> io::Result<Option<LogId>>;
 
+    /// Whether [`StateMachine::restore`] will accept the checkpoint in `from`; an error of kind `InvalidData` says that
+    /// it is damaged. Asked before the log that led to the present state is given up. Changes nothing.
+    fn verify(&mut self, from: &Path) -> io::Result<()>;
+
     /// Replaces the whole state by the checkpoint in `from` (a snapshot of a peer). A crash during the call leaves
     /// either the old state or the new one.
     fn restore(&mut self, from: &Path) -> io::Result<()>;

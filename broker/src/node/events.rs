@@ -29,8 +29,6 @@ impl Events for NodeEvents {
         membership::notify_consumers(&self.connections, consumer_group);
     }
 
-    fn topics_changed(&self) {}
-
     fn digest(&self, nonce: u64, log_id: LogId, value: u64) {
         info!(node_id = self.node, nonce, %log_id, value = format!("{value:016x}"), "digest point");
     }

@@ -82,11 +82,10 @@ impl Encoder {
 
     /// A length of two bytes, then the text.
     ///
-    /// # Panics
-    /// With a text of 64 KiB or more: callers check the limits of `limits.rs` before they propose.
+    /// One of 64 KiB or more is cut: it stays longer than any text may be, so that whoever decodes it refuses it.
     pub fn text(&mut self, value: &str) -> &mut Self {
-        let length = u16::try_from(value.len()).expect("texts are checked against their limits before encoding");
-        self.bytes.extend_from_slice(&length.to_be_bytes());
+        let value = &value[..value.floor_char_boundary(usize::from(u16::MAX))];
+        self.bytes.extend_from_slice(&(value.len() as u16).to_be_bytes());
         self.bytes.extend_from_slice(value.as_bytes());
         self
     }

@@ -76,8 +76,6 @@ pub struct Effects {
     pub keys: Vec<IndexedKey>,
     /// Consumer groups whose members should rebalance.
     pub memberships: BTreeSet<String>,
-    /// True if a topic was created, changed or deleted.
-    pub topics_changed: bool,
     /// Nonces of the digest points in the entry.
     pub digest_points: Vec<u64>,
     /// The log up to and including this index is no longer referred to.

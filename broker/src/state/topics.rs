@@ -358,7 +358,6 @@ impl Topics {
             return Reply::Refused(Refusal::LimitReached("queues"));
         }
         self.queues = queues;
-        effects.topics_changed = true;
         let topic = match existing {
             Some(topic) => {
                 topic.queues.resize_with(config.queues as usize, Queue::default);
@@ -391,7 +390,6 @@ impl Topics {
             return Reply::Refused(Refusal::TopicNotExist);
         };
         self.queues -= topic.queues.len() as u64;
-        effects.topics_changed = true;
         effects.delete(Key::new(records::TOPIC).u32(topic.id).finish());
         for prefix in [records::QUEUE, records::QUEUE_INDEX] {
             let from = Key::new(prefix).u32(topic.id).finish();
