@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_api::remoting::frame::{self, RemotingCommand};
-use flotilla_raft_store::group::GroupStatus;
+use flotilla_raft_store::leadership::Leadership;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::Failure;
@@ -62,22 +62,12 @@ pub async fn at_leader(
     let deadline = Instant::now() + HOLD_MAX;
     let mut pause = PAUSE_MIN;
     loop {
-        let seen = broker.group.status();
-        let attempt = async {
-            match seen.leader.as_deref() {
-                _ if seen.is_leader => router::serve_as_leader(broker, request, origin).await,
-                Some(leader) if leader != broker.node => call(broker, leader, request, origin, deadline).await,
-                _ => Err(Failure::NotLeader { leader: None }),
-            }
-        };
-        // A silent leader must not hold up what another one could answer.
-        let outcome = tokio::select! {
-            biased;
-            outcome = timeout_at(deadline, attempt) => outcome.unwrap_or_else(|_| Err(too_late(repeat))),
-            _ = broker.group.changed(&seen), if repeat == Repeat::Harmless => Err(Failure::NotLeader { leader: None }),
-            () = superseded(broker, &seen), if repeat != Repeat::Harmless && !seen.is_leader => {
-                Err(Failure::Unknown("another leader was elected before the answer came".to_owned()))
-            }
+        let seen = broker.group.leadership();
+        let outcome = if seen.is_leader && repeat == Repeat::Harmful {
+            let served = timeout_at(deadline, router::serve_as_leader(broker, request, origin)).await;
+            served.unwrap_or_else(|_| Err(too_late(repeat)))
+        } else {
+            Box::pin(attempt(broker, request, origin, repeat, &seen, deadline)).await
         };
         let failure = match outcome {
             Ok(answer) => return Ok(answer),
@@ -88,17 +78,46 @@ pub async fn at_leader(
         if !repeatable || Instant::now() + pause >= deadline {
             return Err(failure);
         }
-        let _ = tokio::time::timeout(pause, broker.group.changed(&seen)).await;
+        let _ = tokio::time::timeout(pause, broker.group.leadership_changed(&seen)).await;
         pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// One try at the leader that is known now, given up when it cannot be the one to answer any more.
+async fn attempt(
+    broker: &Arc<Broker>,
+    request: &RemotingCommand,
+    origin: &Origin,
+    repeat: Repeat,
+    seen: &Leadership,
+    deadline: Instant,
+) -> Result<RemotingCommand, Failure> {
+    let served = async {
+        match seen.leader.as_deref() {
+            _ if seen.is_leader => router::serve_as_leader(broker, request, origin).await,
+            Some(leader) if leader != broker.node => call(broker, leader, request, origin, deadline).await,
+            _ => Err(Failure::NotLeader { leader: None }),
+        }
+    };
+    // A silent leader must not hold up what another one could answer.
+    tokio::select! {
+        biased;
+        served = timeout_at(deadline, served) => served.unwrap_or_else(|_| Err(too_late(repeat))),
+        _ = broker.group.leadership_changed(seen), if repeat == Repeat::Harmless => {
+            Err(Failure::NotLeader { leader: None })
+        }
+        () = superseded(broker, seen), if repeat != Repeat::Harmless && !seen.is_leader => {
+            Err(Failure::Unknown("another leader was elected before the answer came".to_owned()))
+        }
     }
 }
 
 /// Returns once another node leads than `seen` says, and the one before has had the time to answer: one that handed
 /// over does, a silent one never will.
-async fn superseded(broker: &Broker, seen: &GroupStatus) {
+async fn superseded(broker: &Broker, seen: &Leadership) {
     let mut last = seen.clone();
     while last.leader.is_none() || last.leader == seen.leader {
-        last = broker.group.changed(&last).await;
+        last = broker.group.leadership_changed(&last).await;
     }
     tokio::time::sleep(ANSWER_OF_OLD_LEADER_MAX).await;
 }
@@ -119,13 +138,8 @@ async fn call(
     deadline: Instant,
 ) -> Result<RemotingCommand, Failure> {
     broker.metrics.forwarded.inc();
-    let call = Forwarded {
-        client: origin.client,
-        store_host: origin.store_host,
-        ingress: broker.node.clone(),
-        request: request.clone(),
-    };
-    match broker.peers.call(leader, call.encode(), deadline.into_std()).await {
+    let call = encode_forwarded(request, origin, &broker.node);
+    match broker.peers.call(leader, call, deadline.into_std()).await {
         Ok(reply) => decode_reply(reply),
         Err(error) if peer::surely_not_sent(&error) => Err(Failure::NotLeader { leader: None }),
         Err(error) => Err(Failure::Unknown(format!("call {leader}: {error}"))),
@@ -186,19 +200,19 @@ struct Forwarded {
     request: RemotingCommand,
 }
 
-impl Forwarded {
-    fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(512 + self.request.body.len());
-        out.put_u8(kind::REQUEST);
-        put_address(&mut out, self.client);
-        put_address(&mut out, self.store_host);
-        let ingress = self.ingress.as_bytes();
-        out.put_u8(u8::try_from(ingress.len()).expect("node names are checked to be short when settings are read"));
-        out.put_slice(ingress);
-        self.request.encode(&mut out);
-        out.freeze()
-    }
+/// Writes a [`Forwarded`] from its parts.
+fn encode_forwarded(request: &RemotingCommand, origin: &Origin, ingress: &str) -> Bytes {
+    let mut out = BytesMut::with_capacity(512 + request.body.len());
+    out.put_u8(kind::REQUEST);
+    put_address(&mut out, origin.client);
+    put_address(&mut out, origin.store_host);
+    out.put_u8(u8::try_from(ingress.len()).expect("node names are checked to be short when settings are read"));
+    out.put_slice(ingress.as_bytes());
+    request.encode(&mut out);
+    out.freeze()
+}
 
+impl Forwarded {
     fn decode(mut call: Bytes) -> Option<Self> {
         if call.try_get_u8().ok()? != kind::REQUEST {
             return None;
@@ -304,18 +318,15 @@ mod tests {
 
     #[test]
     fn a_request_survives_its_hop() {
-        let forwarded = Forwarded {
+        let origin = Origin {
             client: SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 9), 40_000),
             store_host: SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 10_911),
-            ingress: "n2".to_owned(),
-            request: request(),
+            ingress: None,
+            connection: None,
         };
-        let bytes = forwarded.encode();
+        let bytes = encode_forwarded(&request(), &origin, "n2");
         let there = Forwarded::decode(bytes.clone()).unwrap();
-        assert_eq!(
-            (there.client, there.store_host),
-            (forwarded.client, forwarded.store_host)
-        );
+        assert_eq!((there.client, there.store_host), (origin.client, origin.store_host));
         assert_eq!(there.ingress, "n2");
         assert_eq!((there.request.code, there.request.opaque), (310, 77));
         assert_eq!(there.request.fields.get("b"), Some("T"));

@@ -119,7 +119,7 @@ pub async fn expire(broker: Arc<Broker>, mut shutdown: watch::Receiver<bool>) {
             _ = ticks.tick() => {}
             () = stopped(&mut shutdown) => return,
         }
-        if !broker.group.status().is_leader {
+        if !broker.group.is_leader() {
             absent = Absent::default();
             continue;
         }

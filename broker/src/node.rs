@@ -263,7 +263,7 @@ impl Node {
                 () = hurry => {}
             }
         }
-        if self.broker.group.status().is_leader && self.broker.peers.nodes().len() > 1 {
+        if self.broker.group.is_leader() && self.broker.peers.nodes().len() > 1 {
             match timeout(HAND_OVER_WAIT_MAX, self.broker.group.transfer_leader(None)).await {
                 Ok(Ok(())) => info!(node_id = self.broker.node, "handed leadership over"),
                 Ok(Err(error)) => warn!(%error, "hand leadership over"),

@@ -28,12 +28,7 @@ pub fn queue_name(cluster: &str) -> String {
 
 /// The address this node shows to clients, in messages and ids.
 pub fn store_host(broker: &Broker) -> SocketAddrV4 {
-    let own = broker
-        .peers
-        .node(&broker.node)
-        .and_then(|view| view.info)
-        .and_then(|info| info.remoting);
-    own.map_or(
+    broker.peers.remoting_address(&broker.node).map_or(
         SocketAddrV4::new(Ipv4Addr::LOCALHOST, broker.settings.ports.remoting),
         server::ipv4,
     )
@@ -79,7 +74,7 @@ fn home(broker: &Broker, origin: &Origin, endpoints: &[Endpoint]) -> Endpoint {
     if let Some(kept) = chosen.as_ref().and_then(|chosen| chosen.as_deref()).and_then(named) {
         return kept;
     }
-    let leader = broker.group.status().leader;
+    let leader = broker.group.leadership().leader;
     let leads = |node: &str| usize::from(leader.as_deref() == Some(node));
     let candidates = endpoints
         .iter()

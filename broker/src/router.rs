@@ -117,22 +117,36 @@ pub async fn serve_as_leader_guarded(
     guarded(request.code, serve_as_leader(broker, request, origin)).await
 }
 
-async fn guarded(
+/// Not an async function: that would hold `work` twice.
+fn guarded(
     code: i32,
     work: impl Future<Output = Result<RemotingCommand, Failure>>,
-) -> Result<RemotingCommand, Failure> {
+) -> impl Future<Output = Result<RemotingCommand, Failure>> {
     // The state a handler can leave half changed is behind locks that do not poison and futures that are dropped.
-    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
-        error!(code, "a request handler panicked");
-        Err(Failure::Unknown("internal error".to_owned()))
+    AssertUnwindSafe(work).catch_unwind().map(move |outcome| {
+        outcome.unwrap_or_else(|_| {
+            error!(code, "a request handler panicked");
+            Err(Failure::Unknown("internal error".to_owned()))
+        })
     })
 }
 
+/// The state of a send is moved with each request and kept small; all others lie on the heap.
 async fn answer(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origin) -> Result<RemotingCommand, Failure> {
     match request.code {
         request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
             forward::at_leader(broker, &request, origin, Repeat::Harmful).await
         }
+        _ => Box::pin(answer_other(broker, request, origin)).await,
+    }
+}
+
+async fn answer_other(
+    broker: &Arc<Broker>,
+    request: RemotingCommand,
+    origin: &Origin,
+) -> Result<RemotingCommand, Failure> {
+    match request.code {
         request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull(broker, request, origin).await,
 
         request::UPDATE_CONSUMER_OFFSET => {
@@ -203,6 +217,16 @@ pub async fn serve_as_leader(
         request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
             send::send(broker, request, origin).await
         }
+        _ => Box::pin(serve_other_as_leader(broker, request, origin)).await,
+    }
+}
+
+async fn serve_other_as_leader(
+    broker: &Arc<Broker>,
+    request: &RemotingCommand,
+    origin: &Origin,
+) -> Result<RemotingCommand, Failure> {
+    match request.code {
         request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull_fresh(broker, request).await,
         request::QUERY_CONSUMER_OFFSET => consumer_offset::query(broker, request).await,
         request::VIEW_MESSAGE_BY_ID => {
@@ -246,6 +270,16 @@ mod tests {
     fn an_unknown_code_is_answered_with_the_official_text() {
         let (code, remark) = not_supported(200_050).code_and_remark();
         assert_eq!((code, remark.as_str()), (3, " request type 200050 not supported"));
+    }
+
+    /// A request's future is moved when it begins: what it may need later is on the heap.
+    #[test]
+    fn the_state_of_a_send_is_small() {
+        fn size<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = size::<&'static Arc<Broker>, _, _, _>(handle);
+        assert!(bytes <= 2_048, "{bytes} bytes");
     }
 
     #[tokio::test]

@@ -26,6 +26,7 @@ use crate::disk::Disk;
 use crate::error::ProposeError;
 use crate::frames::{self, FRAMES_MAX};
 use crate::group::Proposed;
+use crate::leadership::Names;
 use crate::log_id::LogId;
 use crate::state_machine::StateMachine;
 use crate::type_config::{Payload, Replies, Types};
@@ -77,12 +78,9 @@ impl<R> Clone for Accumulator<R> {
 
 impl<R: Send + Sync + 'static> Accumulator<R> {
     /// Starts the task that proposes to `raft`; it ends when every handle is gone.
-    pub fn start<Rt: AsyncRuntime, D: Disk, S: StateMachine<Reply = R>>(
-        raft: Engine<Rt, D, S>,
-        leader_name: impl Fn(Option<u64>) -> Option<String> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn start<Rt: AsyncRuntime, D: Disk, S: StateMachine<Reply = R>>(raft: Engine<Rt, D, S>, names: Names) -> Self {
         let (waiting, receiver) = mpsc::channel(WAITING_MAX);
-        drop(Rt::spawn(run(raft, receiver, Arc::new(leader_name))));
+        drop(Rt::spawn(run(raft, receiver, names)));
         Self {
             waiting,
             room: Arc::new(Semaphore::new(WAITING_KIB_MAX)),
@@ -121,7 +119,7 @@ impl<R: Send + Sync + 'static> Accumulator<R> {
 async fn run<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
     raft: Engine<Rt, D, S>,
     mut receiver: mpsc::Receiver<Proposal<S::Reply>>,
-    leader_name: Arc<impl Fn(Option<u64>) -> Option<String> + Send + Sync + 'static>,
+    names: Names,
 ) {
     let mut in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>> = FuturesUnordered::new();
     let refused = Refused::default();
@@ -156,7 +154,7 @@ async fn run<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
             in_flight.push(Box::pin(propose::<Rt, D, S>(
                 raft.clone(),
                 closed,
-                leader_name.clone(),
+                names.clone(),
                 refused.clone(),
                 number,
             )));
@@ -279,7 +277,7 @@ impl Drop for Left {
 async fn propose<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
     raft: Engine<Rt, D, S>,
     batch: Batch<S::Reply>,
-    leader_name: Arc<impl Fn(Option<u64>) -> Option<String> + Send + Sync + 'static>,
+    names: Names,
     refused: Refused,
     number: u64,
 ) {
@@ -312,7 +310,7 @@ async fn propose<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
                     }
                     continue;
                 }
-                let leader = if lease { None } else { leader_name(forward.leader_id) };
+                let leader = if lease { None } else { names.of(forward.leader_id) };
                 return batch.refuse(&ProposeError::NotLeader { leader });
             }
             Ok(Err(error)) => return batch.refuse(&ProposeError::Unknown(error.to_string())),

@@ -4,15 +4,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::{AsyncRuntime, ChangeMembers, Config, Instant, Raft};
-use parking_lot::RwLock;
-use tokio::sync::mpsc;
 
 use crate::accumulator::Accumulator;
 use crate::apply::Applier;
@@ -24,6 +21,7 @@ use crate::error::{ProposeError, ReadError};
 use crate::frames::Frames;
 use crate::identity::GroupIdentity;
 use crate::install;
+use crate::leadership::{Leadership, LeadershipWatch, Names};
 use crate::log_id::LogId;
 use crate::log_store::LogStore;
 use crate::network::client::Network;
@@ -147,8 +145,7 @@ struct Shared<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> {
     transport: T,
     accumulator: Accumulator<S::Reply>,
     read_index: ReadIndex,
-    names: Names,
-    leadership: Leadership,
+    leadership: LeadershipWatch,
     early_election: EarlyElection<Rt>,
     /// Held while a snapshot is received.
     receiving: tokio::sync::Mutex<()>,
@@ -168,33 +165,6 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Clone for Group<R
 impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> std::fmt::Debug for Group<Rt, D, T, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Group").finish_non_exhaustive()
-    }
-}
-
-/// Node names by replica id, as of the last membership seen.
-#[derive(Clone, Default)]
-struct Names(Arc<RwLock<BTreeMap<u64, String>>>);
-
-impl Names {
-    fn of(&self, replica: Option<u64>) -> Option<String> {
-        self.0.read().get(&replica?).cloned()
-    }
-}
-
-/// Who leads, cheap to read on every request.
-#[derive(Clone, Default)]
-struct Leadership {
-    /// Replica id of the leader plus one; zero when unknown.
-    leader: Arc<AtomicU64>,
-}
-
-impl Leadership {
-    fn set(&self, leader: Option<u64>) {
-        self.leader.store(leader.map_or(0, |id| id + 1), Ordering::Release);
-    }
-
-    fn get(&self) -> Option<u64> {
-        self.leader.load(Ordering::Acquire).checked_sub(1)
     }
 }
 
@@ -276,16 +246,9 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
         .await
         .map_err(stopped)?;
         let names = Names::default();
-        let by_name = names.clone();
-        let accumulator = Accumulator::start(raft.clone(), move |id| by_name.of(id));
-        let by_name = names.clone();
-        let read_index = ReadIndex::start(raft.clone(), move |id| by_name.of(id));
-        let leadership = Leadership::default();
-        drop(Rt::spawn(watch::<Rt, D, S>(
-            raft.clone(),
-            names.clone(),
-            leadership.clone(),
-        )));
+        let leadership = LeadershipWatch::start::<Rt, D, S>(raft.clone(), names.clone());
+        let accumulator = Accumulator::start(raft.clone(), names.clone());
+        let read_index = ReadIndex::start(raft.clone(), names);
         let shared = Shared {
             config,
             raft,
@@ -294,7 +257,6 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
             transport,
             accumulator,
             read_index,
-            names,
             leadership,
             early_election: EarlyElection::new(),
             receiving: tokio::sync::Mutex::new(()),
@@ -347,12 +309,17 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
 
     /// True while this replica believes that it leads.
     pub fn is_leader(&self) -> bool {
-        self.shared.leadership.get() == Some(self.shared.config.replica)
+        self.shared.leadership.now().is_leader
     }
 
-    /// Node name of the leader, as far as known here.
-    pub fn leader(&self) -> Option<String> {
-        self.shared.names.of(self.shared.leadership.get())
+    /// Who leads, as far as known here.
+    pub fn leadership(&self) -> Leadership {
+        self.shared.leadership.now()
+    }
+
+    /// Returns when something else than `seen` is known about the leader.
+    pub async fn leadership_changed(&self, seen: &Leadership) -> Leadership {
+        self.shared.leadership.changed(seen).await
     }
 
     /// What is known, now.
@@ -569,7 +536,7 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
     ) -> ProposeError {
         match error {
             RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => ProposeError::NotLeader {
-                leader: self.shared.names.of(forward.leader_id),
+                leader: self.shared.leadership.names().of(forward.leader_id),
             },
             other => ProposeError::Unknown(other.to_string()),
         }
@@ -652,51 +619,5 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
     pub async fn stop_engine(&self) {
         // It may have stopped already, of the disk's failure.
         let _ = self.shared.raft.shutdown().await;
-    }
-}
-
-/// Follows leader and membership; tells the state machine when this replica starts or stops leading.
-async fn watch<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
-    raft: Engine<Rt, D, S>,
-    names: Names,
-    leadership: Leadership,
-) {
-    let mut server = raft.server_metrics();
-    let mut was_leader = false;
-    // The state machine may be busy for long; who leads must be known meanwhile.
-    let (changes, told) = mpsc::unbounded_channel();
-    drop(Rt::spawn(tell_leadership(raft.clone(), told)));
-    loop {
-        let metrics = server.borrow_watched().clone();
-        let members = metrics.membership_config.membership().nodes();
-        *names.0.write() = members.map(|(id, member)| (*id, member.node.clone())).collect();
-        leadership.set(metrics.current_leader);
-        let is_leader = metrics.current_leader == Some(metrics.id);
-        if is_leader != was_leader {
-            was_leader = is_leader;
-            let term = metrics.vote.leader_id.term;
-            tracing::info!(term, is_leader, "leadership changed");
-            let _ = changes.send((term, is_leader));
-        }
-        if server.changed().await.is_err() {
-            leadership.set(None);
-            return;
-        }
-    }
-}
-
-/// Tells the state machine every change, in order.
-async fn tell_leadership<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
-    raft: Engine<Rt, D, S>,
-    mut changes: mpsc::UnboundedReceiver<(u64, bool)>,
-) {
-    while let Some((term, is_leader)) = changes.recv().await {
-        let told = raft.with_state_machine(move |applier: &mut Applier<Rt, D, S>| {
-            applier.state().on_leadership(term, is_leader);
-            Box::pin(async {})
-        });
-        if told.await.is_err() {
-            return;
-        }
     }
 }

@@ -19,6 +19,7 @@ pub mod error;
 pub mod frames;
 pub mod group;
 pub mod identity;
+pub mod leadership;
 pub mod log_id;
 pub mod runtime;
 pub mod state_machine;

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::apply::Applier;
 use crate::disk::Disk;
 use crate::error::ReadError;
+use crate::leadership::Names;
 use crate::state_machine::StateMachine;
 use crate::type_config::Types;
 
@@ -30,7 +31,7 @@ impl ReadIndex {
     /// Starts the task that runs the rounds; it ends when every handle is gone.
     pub fn start<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
         raft: Raft<Types<Rt, S::Reply>, Applier<Rt, D, S>>,
-        leader_name: impl Fn(Option<u64>) -> Option<String> + Send + Sync + 'static,
+        names: Names,
     ) -> Self {
         let (waiting, mut receiver) = mpsc::channel::<oneshot::Sender<Result<(), ReadError>>>(WAITING_MAX);
         drop(Rt::spawn(async move {
@@ -44,7 +45,7 @@ impl ReadIndex {
                     Ok(Ok(_)) => Ok(()),
                     Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
                         Err(ReadError::NotLeader {
-                            leader: leader_name(forward.leader_id),
+                            leader: names.of(forward.leader_id),
                         })
                     }
                     Ok(Err(error)) => Err(ReadError::Unavailable(error.to_string())),

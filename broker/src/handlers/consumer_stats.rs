@@ -30,7 +30,7 @@ pub async fn consume_stats(
 ) -> Result<RemotingCommand, Failure> {
     let header = ConsumeStatsHeader::decode(&request.fields)?;
     let mut stats = ConsumeStats::default();
-    if broker.group.status().is_leader {
+    if broker.group.is_leader() {
         broker.group.read_index().await?;
         for topic in topics_of(broker, &header) {
             let Some(config) = broker.state.topic(&topic) else {

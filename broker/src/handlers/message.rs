@@ -102,7 +102,7 @@ pub async fn query(broker: &Broker, request: &RemotingCommand) -> Result<Remotin
             "can not find message, maybe time range not correct",
         )
     };
-    if !broker.group.status().is_leader {
+    if !broker.group.is_leader() {
         return Err(not_found());
     }
     broker.group.read_index().await?;

@@ -39,23 +39,14 @@ pub async fn send(broker: &Broker, request: &RemotingCommand, origin: &Origin) -
     let properties = header.properties.unwrap_or_default();
     check_kind(properties, header.sys_flag)?;
 
+    let stored;
     let (frames, unique_key) = if header.is_batch() {
-        (
-            batch_frames(broker, request, origin, &header, queue)?,
-            properties::get(properties, properties::UNIQUE_KEY),
-        )
+        let frames = batch_frames(broker, request, origin, &header, queue)?;
+        (frames, properties::get(properties, properties::UNIQUE_KEY))
     } else {
-        let stored = send_properties::stored(properties, &broker.cluster);
+        stored = send_properties::stored(properties, &broker.cluster);
         let frame = frame(broker, origin, &header, queue, header.flag, &request.body, &stored)?;
-        let answer = store(
-            broker,
-            request,
-            origin,
-            queue,
-            vec![frame],
-            properties::get(&stored, properties::UNIQUE_KEY),
-        );
-        return answer.await;
+        (vec![frame], properties::get(&stored, properties::UNIQUE_KEY))
     };
     store(broker, request, origin, queue, frames, unique_key).await
 }
@@ -91,9 +82,10 @@ async fn choose_queue(broker: &Broker, header: &SendMessageHeader<'_>) -> Result
     });
     let (queues, perm) = match known {
         Some(known) => known,
-        None => create_topic(broker, header)
-            .await
-            .map(|config| (config.queues, config.perm))?,
+        None => {
+            let config = Box::pin(create_topic(broker, header)).await?;
+            (config.queues, config.perm)
+        }
     };
     let topic = header.topic;
     if perm & PERM_WRITE == 0 {

@@ -239,7 +239,7 @@ pub async fn stats(
 ) -> Result<RemotingCommand, Failure> {
     let name = TopicHeader::decode(&request.fields)?.topic;
     let mut table = TopicStatsTable::default();
-    if broker.group.status().is_leader {
+    if broker.group.is_leader() {
         broker.group.read_index().await?;
         let topic = broker.state.topic(name).ok_or_else(|| Failure::no_topic(name))?;
         for queue in 0..topic.queues {

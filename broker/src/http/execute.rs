@@ -30,7 +30,7 @@ pub async fn execute(broker: &Arc<Broker>, operation: Operation) -> Result<Answe
     };
     let deadline = Instant::now() + patience;
     loop {
-        let seen = broker.group.status();
+        let seen = broker.group.leadership();
         let problem = match attempt(broker, &operation, seen.leader.as_deref(), deadline).await {
             Err(problem) if problem.may_pass() => problem,
             outcome => return outcome,
@@ -43,7 +43,7 @@ pub async fn execute(broker: &Arc<Broker>, operation: Operation) -> Result<Answe
             };
         }
         // Whether something changed or not: look again.
-        let _ = timeout(left.min(LOOK_AGAIN), broker.group.changed(&seen)).await;
+        let _ = timeout(left.min(LOOK_AGAIN), broker.group.leadership_changed(&seen)).await;
     }
 }
 
@@ -147,7 +147,7 @@ async fn call_leader(
 /// Serves an operation another node passed on; registered with the peer listener.
 pub async fn serve_forwarded(broker: &Arc<Broker>, request: Bytes, deadline: Instant) -> Result<Bytes, String> {
     let operation: Operation = serde_json::from_slice(&request).map_err(|error| error.to_string())?;
-    let outcome = match broker.group.status().is_leader {
+    let outcome = match broker.group.is_leader() {
         true => at_leader(broker, &operation, deadline).await,
         false => Err(Problem::not_leader()),
     };

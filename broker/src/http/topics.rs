@@ -141,7 +141,7 @@ async fn propose(broker: &Broker, command: &Command) -> Result<(), Problem> {
 /// `GET /v1/topics/{topic}/queues`.
 pub fn queues(broker: &Broker, topic: &str) -> Result<Value, Problem> {
     let config = find(broker, topic)?;
-    let leader = broker.group.status().leader;
+    let leader = broker.group.leadership().leader;
     let queues = (0..config.queues).filter_map(|queue| {
         let bounds = broker.state.queue_bounds(topic, queue)?;
         let segment = QueueSegment {
@@ -153,7 +153,7 @@ pub fn queues(broker: &Broker, topic: &str) -> Result<Value, Problem> {
         Some(Queue {
             queue,
             group: broker.group_name.clone(),
-            leader: leader.clone(),
+            leader: leader.as_deref().map(str::to_owned),
             min_offset: bounds.min_offset,
             max_offset: bounds.max_offset,
             segments: vec![segment],

@@ -41,7 +41,7 @@ pub async fn keep(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
             _ = stop.wait_for(|stop| *stop) => return,
         }
         look_at_disk(&broker);
-        if looks.is_multiple_of(LOOKS_PER_DECISION) && broker.group.status().is_leader {
+        if looks.is_multiple_of(LOOKS_PER_DECISION) && broker.group.is_leader() {
             decide(&broker).await;
         }
         looks += 1;

@@ -183,6 +183,11 @@ impl Peers {
         self.nodes.get(name).map(|node| self.view(name, node))
     }
 
+    /// Where clients reach a node, if that is known.
+    pub fn remoting_address(&self, name: &str) -> Option<SocketAddr> {
+        self.nodes.get(name)?.seen.read().as_ref()?.0.remoting
+    }
+
     fn view(&self, name: &str, node: &Node) -> NodeView {
         let here = name == self.local;
         let seen = node.seen.read();

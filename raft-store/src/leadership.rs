@@ -1,0 +1,139 @@
+//! Who leads, cheap to ask on every request and to wait for.
+//!
+//! One task a replica follows the engine and publishes what it says. A replica that was closed knows no leader. As
+//! always with Raft, a leader may not know yet that it was deposed: whatever must be fresh is confirmed by a majority.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{AsyncRuntime, Raft};
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, watch};
+
+use crate::apply::Applier;
+use crate::disk::Disk;
+use crate::state_machine::StateMachine;
+use crate::type_config::Types;
+
+type Engine<Rt, D, S> = Raft<Types<Rt, <S as StateMachine>::Reply>, Applier<Rt, D, S>>;
+
+/// What is known here about the leader.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// Raft term.
+    pub term: u64,
+    /// Node name of the leader, as far as known here.
+    pub leader: Option<Arc<str>>,
+    /// True while this replica leads.
+    pub is_leader: bool,
+}
+
+/// Node names by replica id, as of the last membership seen.
+#[derive(Clone, Default)]
+pub struct Names(Arc<RwLock<BTreeMap<u64, Arc<str>>>>);
+
+impl Names {
+    /// The node of a replica.
+    pub fn of(&self, replica: Option<u64>) -> Option<String> {
+        self.shared(replica).map(|name| name.as_ref().to_owned())
+    }
+
+    fn shared(&self, replica: Option<u64>) -> Option<Arc<str>> {
+        self.0.read().get(&replica?).cloned()
+    }
+}
+
+/// Follows one replica's engine.
+#[derive(Clone)]
+pub struct LeadershipWatch {
+    names: Names,
+    now: watch::Receiver<Leadership>,
+}
+
+impl LeadershipWatch {
+    /// Starts to follow; also tells the state machine when this replica starts or stops leading.
+    pub fn start<Rt: AsyncRuntime, D: Disk, S: StateMachine>(raft: Engine<Rt, D, S>, names: Names) -> Self {
+        let (sender, now) = watch::channel(Leadership::default());
+        drop(Rt::spawn(follow::<Rt, D, S>(raft, names.clone(), sender)));
+        Self { names, now }
+    }
+
+    /// Node names by replica id.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// What is known now.
+    pub fn now(&self) -> Leadership {
+        self.now.borrow().clone()
+    }
+
+    /// Returns once something else than `seen` is known, with that; never after the replica was closed.
+    pub async fn changed(&self, seen: &Leadership) -> Leadership {
+        let mut now = self.now.clone();
+        match now.wait_for(|now| now != seen).await.map(|now| now.clone()) {
+            Ok(now) => now,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+async fn follow<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
+    raft: Engine<Rt, D, S>,
+    names: Names,
+    now: watch::Sender<Leadership>,
+) {
+    let mut server = raft.server_metrics();
+    let mut was_leader = false;
+    // The state machine may be busy for long; who leads must be known meanwhile.
+    let (changes, told) = mpsc::unbounded_channel();
+    drop(Rt::spawn(tell_state_machine(raft.clone(), told)));
+    loop {
+        let metrics = server.borrow_watched().clone();
+        let members = metrics.membership_config.membership().nodes();
+        *names.0.write() = members.map(|(id, member)| (*id, member.node.as_str().into())).collect();
+        let term = metrics.vote.leader_id.term;
+        let is_leader = metrics.current_leader == Some(metrics.id);
+        let found = Leadership {
+            term,
+            leader: names.shared(metrics.current_leader),
+            is_leader,
+        };
+        now.send_if_modified(|known| {
+            let changed = *known != found;
+            *known = found;
+            changed
+        });
+        if is_leader != was_leader {
+            was_leader = is_leader;
+            tracing::info!(term, is_leader, "leadership changed");
+            let _ = changes.send((term, is_leader));
+        }
+        if server.changed().await.is_err() {
+            now.send_modify(|known| {
+                known.leader = None;
+                known.is_leader = false;
+            });
+            // Whoever waits for a change waits on: nothing will change any more.
+            now.closed().await;
+            return;
+        }
+    }
+}
+
+/// Tells the state machine every change, in order.
+async fn tell_state_machine<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
+    raft: Engine<Rt, D, S>,
+    mut changes: mpsc::UnboundedReceiver<(u64, bool)>,
+) {
+    while let Some((term, is_leader)) = changes.recv().await {
+        let told = raft.with_state_machine(move |applier: &mut Applier<Rt, D, S>| {
+            applier.state().on_leadership(term, is_leader);
+            Box::pin(async {})
+        });
+        if told.await.is_err() {
+            return;
+        }
+    }
+}
