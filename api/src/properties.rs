@@ -137,7 +137,8 @@ pub fn keys(properties: &str) -> impl Iterator<Item = &str> {
     get(properties, UNIQUE_KEY).into_iter().chain(listed)
 }
 
-fn writable(text: &str) -> bool {
+/// Whether a name or value can be written: it is not empty and contains no separator.
+pub fn writable(text: &str) -> bool {
     !text.is_empty() && !text.contains([NAME_VALUE_SEPARATOR, PAIR_SEPARATOR])
 }
 

@@ -3,9 +3,10 @@
 //! Requests run as futures of this task, many at once, and are answered in the order they finish. Small answers are
 //! gathered into one buffer and everything waiting leaves in one vectored write.
 //!
-//! Bounded: requests in flight, their bytes ([`crate::incoming`]) and answer bytes not yet sent. Over any of these the connection is not read until it has
-//! caught up, so the client feels the TCP window; finished requests are not even polled while too many bytes wait.
-//! A client that takes no byte for [`STALLED_MAX`], or takes longer to send a frame that others wait for, is cut off. Crash: a killed process resets its connections.
+//! Bounded: requests in flight, their bytes ([`crate::incoming`]) and answer bytes not yet sent. Over any of these the
+//! connection is not read until it has caught up, so the client feels the TCP window; finished requests are not even
+//! polled while too many bytes wait. A client that for [`STALLED_MAX`] takes no byte of its answers, or sends none of a
+//! long frame it began, is cut off. Crash: a killed process resets its connections.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -38,14 +39,11 @@ pub const PARKED_PER_CONNECTION_MAX: usize = 16_384;
 pub const UNSENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A connection without any traffic is closed after this long.
 pub const IDLE_MAX: Duration = Duration::from_secs(120);
-/// A client that takes none of the bytes waiting for it, or keeps a share of the node's budget for a frame that does not
-/// become whole, is cut off after this long.
+/// A client that takes none of the bytes waiting for it, or sends none of a long frame, is cut off after this long.
 pub const STALLED_MAX: Duration = Duration::from_secs(30);
 
 /// How often idle and stalled connections are looked for.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// Room for the next read.
-const READ_BYTES: usize = 64 * 1024;
 /// Bodies up to this size are copied behind their header; larger ones are sent from where they lie.
 const COPY_BYTES_MAX: usize = 4 * 1024;
 /// Buffers given to one system call.
@@ -129,10 +127,9 @@ async fn converse(
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<End, Broken> {
     let mut input = Incoming::default();
-    input.bytes.reserve(READ_BYTES);
     // Set while a frame waits for its share of the node's budget.
     let mut wanted_share: Option<BoxFuture<'static, Share>> = None;
-    let mut share_since = Instant::now();
+    let mut last_read = Instant::now();
     let mut unsent = Unsent::default();
     let mut in_flight = FuturesUnordered::new();
     let mut check = tokio::time::interval(CHECK_INTERVAL);
@@ -180,18 +177,19 @@ async fn converse(
             }
             ready = stream.readable(), if may_read => {
                 ready?;
-                if !read(stream, &mut input.bytes)? {
+                if !read(stream, &mut input)? {
                     return Ok(End::Closed);
                 }
                 last_traffic = Instant::now();
+                last_read = last_traffic;
                 if std::mem::take(&mut first_byte) {
-                    check_first_byte(&input.bytes)?;
+                    check_first_byte(input.start())?;
                 }
                 received = true;
             }
             share = async { wanted_share.as_mut().expect("only polled while there is one").await }, if wanted_share.is_some() => {
                 wanted_share = None;
-                share_since = Instant::now();
+                last_read = Instant::now();
                 input.allow(share);
                 received = true;
             }
@@ -202,7 +200,7 @@ async fn converse(
                 if unsent.stalled_for() > STALLED_MAX {
                     return Err(Broken::Stalled);
                 }
-                if input.holds_share() && share_since.elapsed() > STALLED_MAX {
+                if input.holds_share() && may_read && last_read.elapsed() > STALLED_MAX {
                     return Err(Broken::Unfinished);
                 }
                 if last_traffic.elapsed() > IDLE_MAX && in_flight.is_empty() {
@@ -234,10 +232,8 @@ fn check_first_byte(input: &[u8]) -> Result<(), Broken> {
 }
 
 /// Reads what is there; false at the end of the stream.
-fn read(stream: &TcpStream, input: &mut BytesMut) -> io::Result<bool> {
-    // `frame::decode` has reserved room for the rest of a frame that is longer.
-    input.reserve(READ_BYTES / 4);
-    match stream.try_read_buf(input) {
+fn read(stream: &TcpStream, input: &mut Incoming) -> io::Result<bool> {
+    match stream.try_read_buf(&mut input.room()) {
         Ok(0) => Ok(false),
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),

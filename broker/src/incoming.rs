@@ -2,43 +2,60 @@
 //!
 //! Bounded: a frame longer than [`FREE_FRAME_BYTES`] is read on only once the node's [`Budget`] has room for it; its
 //! [`Share`] is given back when its request is done with. Until then the connection is not read, so the client feels
-//! the TCP window. Shorter frames are bounded by the number of requests a connection may have in flight.
+//! the TCP window. Shorter frames are bounded by the number of requests a connection may have in flight. A buffer that
+//! grew for a long frame goes with that frame.
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::buf::Limit;
+use bytes::{BufMut, BytesMut};
 use flotilla_api::limits::FRAME_BYTES_MAX;
 use flotilla_api::remoting::frame::{self, FrameError, RemotingCommand};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Frames up to this length, most requests among them, need no share of the budget.
 pub const FREE_FRAME_BYTES: usize = 4 * 1024;
-/// Bytes of longer frames that are being received or worked on, over all connections of a node.
-pub const REQUEST_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Frames up to this length are ordinary and have a budget of their own: clients that announce larger ones and take
+/// their time do not hold them up.
+pub const ORDINARY_FRAME_BYTES: usize = 256 * 1024;
+/// Bytes of ordinary frames that are being received or worked on, over all connections of a node; as many again of
+/// larger ones.
+pub const REQUEST_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Bytes read at once where no long frame is expected.
+pub const READ_BYTES: usize = 64 * 1024;
 
 /// Length field of a frame.
 const LENGTH_BYTES: usize = 4;
 
 /// Room for the long requests of one node, counted in KiB.
 #[derive(Clone, Debug)]
-pub struct Budget(Arc<Semaphore>);
+pub struct Budget {
+    ordinary: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+}
 
 /// A part of the budget; given back when dropped.
 pub type Share = OwnedSemaphorePermit;
 
 impl Budget {
-    /// Room for `bytes`, at least one frame.
+    /// Room for `bytes` of ordinary frames and for as many of larger ones, at least one frame of each.
     pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes.max(FRAME_BYTES_MAX).div_ceil(1024))))
+        let room = |frame: usize| Arc::new(Semaphore::new(bytes.max(frame).div_ceil(1024)));
+        Self {
+            ordinary: room(ORDINARY_FRAME_BYTES),
+            large: room(FRAME_BYTES_MAX),
+        }
     }
 
     /// Waits for a share of `bytes`, at most one frame; in the order of asking.
     pub async fn share(self, bytes: usize) -> Share {
         let kib = u32::try_from(bytes.div_ceil(1024)).expect("a frame is shorter than 4 TiB");
-        self.0
-            .acquire_many_owned(kib)
-            .await
-            .expect("the budget is never closed")
+        let room = if bytes <= ORDINARY_FRAME_BYTES {
+            self.ordinary
+        } else {
+            self.large
+        };
+        room.acquire_many_owned(kib).await.expect("the budget is never closed")
     }
 }
 
@@ -56,27 +73,53 @@ pub enum Next {
 /// The bytes of one connection that are no requests yet.
 #[derive(Debug, Default)]
 pub struct Incoming {
-    /// Received and not decoded.
-    pub bytes: BytesMut,
+    bytes: BytesMut,
     share: Option<Share>,
 }
 
 impl Incoming {
+    /// Where the next read goes: room for the rest of a long frame that may come, else for [`READ_BYTES`].
+    pub fn room(&mut self) -> Limit<&mut BytesMut> {
+        let rest = self
+            .announced()
+            .map_or(0, |length| length.saturating_sub(self.bytes.len()));
+        let limit = match &self.share {
+            Some(_) if rest > 0 => rest,
+            _ => READ_BYTES,
+        };
+        // A whole buffer at a time, which many short frames share.
+        let reserved = if self.bytes.capacity() == 0 {
+            READ_BYTES
+        } else {
+            READ_BYTES / 4
+        };
+        self.bytes.reserve(reserved.min(limit));
+        (&mut self.bytes).limit(limit)
+    }
+
+    /// What was received first, as long as nothing was taken off.
+    pub fn start(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Takes the next frame off, if it is there and may be.
     pub fn next(&mut self) -> Result<Next, FrameError> {
         if self.share.is_none()
-            && let Some(length) = self.bytes.first_chunk::<LENGTH_BYTES>()
-        {
-            let length = LENGTH_BYTES.saturating_add(u32::from_be_bytes(*length) as usize);
+            && let Some(length) = self.announced()
             // One that is too long is refused below, whatever room there is.
-            if (FREE_FRAME_BYTES + 1..=FRAME_BYTES_MAX).contains(&length) {
-                return Ok(Next::Share(length));
-            }
+            && (FREE_FRAME_BYTES + 1..=FRAME_BYTES_MAX).contains(&length)
+        {
+            return Ok(Next::Share(length));
         }
-        Ok(match frame::decode(&mut self.bytes)? {
-            Some(request) => Next::Frame(request, self.share.take()),
-            None => Next::More,
-        })
+        let Some(request) = frame::decode(&mut self.bytes)? else {
+            return Ok(Next::More);
+        };
+        let share = self.share.take();
+        if share.is_some() {
+            // The rest lies behind the frame in its buffer and would keep all of it.
+            self.bytes = BytesMut::from(self.bytes.as_ref());
+        }
+        Ok(Next::Frame(request, share))
     }
 
     /// The frame that [`Next::Share`] was about may come.
@@ -87,6 +130,12 @@ impl Incoming {
     /// True while a frame holds a share without being whole.
     pub fn holds_share(&self) -> bool {
         self.share.is_some()
+    }
+
+    /// Length of the frame that begins here, its length field included.
+    fn announced(&self) -> Option<usize> {
+        let length = self.bytes.first_chunk::<LENGTH_BYTES>()?;
+        Some(LENGTH_BYTES.saturating_add(u32::from_be_bytes(*length) as usize))
     }
 }
 
@@ -110,22 +159,29 @@ mod tests {
         let budget = Budget::new(0);
         let mut incoming = Incoming::default();
         incoming.bytes.extend_from_slice(&frame(100));
-        let long = frame(FRAME_BYTES_MAX / 2);
+        let long = frame(FRAME_BYTES_MAX * 3 / 4);
         incoming.bytes.extend_from_slice(&long[..10]);
         assert!(matches!(incoming.next().unwrap(), Next::Frame(_, None)));
         assert!(matches!(incoming.next().unwrap(), Next::Share(bytes) if bytes == long.len()));
 
         let share = |bytes| budget.clone().share(bytes).now_or_never();
+        let _ordinary = share(ORDINARY_FRAME_BYTES).expect("room of its own");
         incoming.allow(share(long.len()).expect("room for one"));
         assert!(matches!(incoming.next().unwrap(), Next::More));
         assert!(incoming.holds_share());
         assert!(share(long.len()).is_none(), "no room for two");
-        incoming.bytes.extend_from_slice(&long[10..]);
+        incoming.bytes.extend_from_slice(&long[10..long.len() - 5]);
+        assert!(matches!(incoming.next().unwrap(), Next::More));
+        assert_eq!(incoming.room().remaining_mut(), 5, "no more than the frame");
+        incoming.bytes.extend_from_slice(&long[long.len() - 5..]);
+        incoming.bytes.extend_from_slice(&[0, 0]);
         let Next::Frame(request, Some(held)) = incoming.next().unwrap() else {
             panic!("whole and with its share")
         };
-        assert_eq!(request.body.len(), FRAME_BYTES_MAX / 2);
+        assert_eq!(request.body.len(), FRAME_BYTES_MAX * 3 / 4);
         assert!(!incoming.holds_share());
+        assert_eq!(incoming.start(), [0, 0]);
+        assert!(incoming.bytes.capacity() < READ_BYTES, "the buffer went with the frame");
         assert!(share(long.len()).is_none());
         drop(held);
         assert!(share(long.len()).is_some());

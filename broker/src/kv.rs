@@ -2,7 +2,7 @@
 //!
 //! Without a write-ahead log a crash loses what was not flushed, but in order: the store reopens at a prefix of its
 //! write batches. What is lost is written again by applying the log from the applied log id that stands in the same
-//! batches.
+//! batches. [`Kv::add_table`] is outside of this order.
 
 use std::io;
 use std::path::Path;
@@ -12,6 +12,9 @@ use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, ErrorKind, FlushOptions, IngestExternalFileOptions,
     LogLevel, Options, ReadOptions, Snapshot, SstFileWriter, WriteBatch, WriteOptions,
 };
+
+/// File in the store's folder in which a table is made before it becomes one of the store's.
+const UNFINISHED_TABLE: &str = "unfinished-table.tmp";
 
 /// Memory and file bounds of one store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,7 @@ impl Kv {
     /// Opens the store in `folder`, or makes a new one if there is nothing.
     pub fn open(folder: &Path, settings: &KvSettings) -> Result<Self, OpenError> {
         refuse_headless_folder(folder)?;
+        remove_if_there(&folder.join(UNFINISHED_TABLE))?;
         let options = options(settings);
         let db = DB::open(&options, folder).map_err(|error| match error.kind() {
             ErrorKind::Corruption => OpenError::Damaged(error.to_string()),
@@ -79,10 +83,11 @@ impl Kv {
     }
 
     /// Writes `records`, in the order of their keys, as one table past the memory: on return it is on disk. Not one
-    /// of the batches that are lost in order: a crash may keep it and lose batches written before it. The table is
-    /// made under `file_name` in the store's folder.
-    pub fn add_table(&self, file_name: &str, records: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> io::Result<()> {
-        let path = self.db.path().join(file_name);
+    /// of the batches that are lost in order: a crash may keep it and lose batches written before it. One at a time.
+    pub fn add_table(&self, records: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> io::Result<()> {
+        let path = self.db.path().join(UNFINISHED_TABLE);
+        // A crash may have left this name on a table that is in use by now: it must not be opened for writing.
+        remove_if_there(&path)?;
         let mut table = SstFileWriter::create(&self.options);
         table.open(&path).map_err(to_io)?;
         for (key, value) in records {
@@ -200,6 +205,13 @@ impl Cursor<'_> {
     }
 }
 
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// RocksDB takes a folder without its `CURRENT` file for a new store and removes the tables it finds there.
 fn refuse_headless_folder(folder: &Path) -> Result<(), OpenError> {
     if folder.join("CURRENT").exists() || !folder.exists() {
@@ -228,7 +240,7 @@ fn options(settings: &KvSettings) -> Options {
     options.set_max_write_buffer_number(settings.memtables_max);
     options.set_max_open_files(settings.open_files_max);
     options.set_max_background_jobs(2);
-    // There is one writer: the cheaper, unsynchronised memtable insert is enough.
+    // Writers take turns and nearly all of them are apply: the cheaper, unsynchronised memtable insert is enough.
     options.set_allow_concurrent_memtable_write(false);
     options.set_bytes_per_sync(1 << 20);
     options.set_log_level(LogLevel::Warn);

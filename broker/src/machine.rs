@@ -26,7 +26,7 @@ use rocksdb::WriteBatch;
 use tracing::warn;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::key_index::KeyIndex;
+use crate::key_index::{KeyIndex, RUN_KEYS, StoreTimes};
 use crate::kv::{Kv, KvSettings};
 use crate::queue_index;
 use crate::state::effects::RecordChange;
@@ -65,6 +65,8 @@ pub struct MachineSettings {
     pub kv: KvSettings,
     /// A checkpoint to fall back to is kept at the first flush this many entries after the last one.
     pub checkpoint_entries: u64,
+    /// Keys of messages that are kept in memory before a thread sorts them.
+    pub run_keys: usize,
 }
 
 impl Default for MachineSettings {
@@ -72,6 +74,7 @@ impl Default for MachineSettings {
         Self {
             kv: KvSettings::default(),
             checkpoint_entries: 100_000,
+            run_keys: RUN_KEYS,
         }
     }
 }
@@ -108,7 +111,7 @@ impl Machine {
                 shared,
                 membership,
                 digest: None,
-                key_runs: KeyRuns::default(),
+                key_runs: KeyRuns::new(settings.run_keys),
             },
             reader,
         ))
@@ -214,7 +217,11 @@ impl StateMachine for Machine {
         if let Some(trimmed) = effects.trimmed {
             keys.trim(&mut out, trimmed);
         }
-        let fresh = KeyIndex::put(&mut out, log_id.index, std::mem::take(&mut effects.keys));
+        let times = entry.batches.iter().map(|batch| batch.store_time);
+        let times = times.fold(StoreTimes::NONE, |times, at| {
+            times.and(StoreTimes { oldest: at, newest: at })
+        });
+        let fresh = KeyIndex::put(&mut out, log_id.index, times, std::mem::take(&mut effects.keys));
         self.shared.kv()?.write(out)?;
         if let Some(fresh) = fresh {
             keys.applied(fresh);

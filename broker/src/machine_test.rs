@@ -81,6 +81,7 @@ impl Node {
                 ..KvSettings::default()
             },
             checkpoint_entries: 4,
+            run_keys: 5,
         };
         let (machine, reader) = Machine::open(&folder, settings, told.clone()).unwrap();
         Self {
@@ -104,6 +105,24 @@ impl Node {
         for entry in &log[applied..] {
             self.apply(entry);
         }
+    }
+
+    /// All messages of the sample log's keys: key, queue, queue offset.
+    fn found_by_key(&self) -> Vec<(&'static str, u32, i64)> {
+        let mut all = Vec::new();
+        for (topic, key) in [
+            ("A", "k0"),
+            ("A", "k1"),
+            ("A", "k2"),
+            ("A", "k"),
+            ("A", "last"),
+            ("B", "k"),
+        ] {
+            let found = self.reader.find_by_key(topic, key, 0, i64::MAX, 100).unwrap();
+            let places = found.iter().map(|found| (key, found.queue, found.located.queue_offset));
+            all.extend(places);
+        }
+        all
     }
 
     fn digest(&mut self, nonce: u64) -> u64 {
@@ -514,7 +533,41 @@ fn a_crash_leaves_a_prefix_and_applying_again_leads_to_the_same_digest() {
         let mut reference = Node::open(root.path().join(format!("reference {number}")));
         reference.apply_all(&log[..=number]);
         assert_eq!(again.digest(1), reference.digest(1), "after entry {number}");
+        assert_eq!(again.found_by_key(), reference.found_by_key(), "after entry {number}");
     }
+}
+
+#[test]
+fn every_key_is_found_once_while_keys_are_sorted_again_and_again() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("n");
+    let mut node = Node::open(folder.clone());
+    node.apply(&[put_topic("A", 1)]);
+    let keys: Vec<String> = (0..200).map(|n| format!("key {n}")).collect();
+    for (n, key) in (0..).zip(&keys) {
+        node.apply(&[message("A", 0, n, key), message("A", 0, n, "all")]);
+        if n == 100 {
+            drop(node);
+            node = Node::open(folder.clone());
+        }
+    }
+    let find = |key: &str| {
+        let found = node.reader.find_by_key("A", key, 0, i64::MAX, 1_000).unwrap();
+        found.iter().map(|found| found.located.queue_offset).collect::<Vec<_>>()
+    };
+    for (n, key) in (0..).zip(&keys) {
+        assert_eq!(find(key), [2 * n]);
+    }
+    assert_eq!(find("all"), (0..200).rev().map(|n| 2 * n + 1).collect::<Vec<_>>());
+    let tables = fs::read_dir(folder.join("live")).unwrap();
+    let tables = tables.filter(|file| {
+        file.as_ref()
+            .unwrap()
+            .path()
+            .extension()
+            .is_some_and(|kind| kind == "sst")
+    });
+    assert!(tables.count() > 20, "runs were made");
 }
 
 #[test]

@@ -309,7 +309,7 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
 
     /// True while this replica believes that it leads.
     pub fn is_leader(&self) -> bool {
-        self.shared.leadership.now().is_leader
+        self.shared.leadership.is_leader()
     }
 
     /// Who leads, as far as known here.
@@ -372,8 +372,6 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
     pub async fn changed(&self, seen: &GroupStatus) -> GroupStatus {
         let mut server = self.shared.raft.server_metrics();
         loop {
-            // Marked as seen before looking, so that no change falls between.
-            drop(server.borrow_watched());
             let now = self.status();
             let same = now.leader == seen.leader && now.term == seen.term && now.closed == seen.closed;
             let same_members = now

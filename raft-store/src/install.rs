@@ -3,7 +3,8 @@
 //! The log and the state are replaced one after the other, and neither may be seen without the other. So the marker
 //! `snapshot/installing` (the manifest and the folder, with a checksum) is made durable first; while it is there,
 //! opening the replica finishes the installation from the fetched files before anything else looks at them. Both parts
-//! are checked before anything is replaced: a damaged snapshot is dropped, and the old replica goes on.
+//! are checked before anything is replaced. A damaged snapshot costs the running replica its process at most: the next
+//! start drops it and goes on with what was there.
 
 use std::io;
 use std::path::{Path, PathBuf};

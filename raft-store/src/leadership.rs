@@ -1,7 +1,7 @@
 //! Who leads, cheap to ask on every request and to wait for.
 //!
-//! One task a replica follows the engine and publishes what it says. A replica that was closed knows no leader. As
-//! always with Raft, a leader may not know yet that it was deposed: whatever must be fresh is confirmed by a majority.
+//! One task a replica follows the engine and publishes what it says. A replica that was closed does not lead any
+//! more. As always with Raft, a leader may not know yet that it was deposed: whatever must be fresh is confirmed by a majority.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,6 +64,11 @@ impl LeadershipWatch {
         &self.names
     }
 
+    /// True while this replica leads.
+    pub fn is_leader(&self) -> bool {
+        self.now.borrow().is_leader
+    }
+
     /// What is known now.
     pub fn now(&self) -> Leadership {
         self.now.borrow().clone()
@@ -111,9 +116,11 @@ async fn follow<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
             let _ = changes.send((term, is_leader));
         }
         if server.changed().await.is_err() {
+            // Another one that led still may: a hint that costs nothing when it is wrong.
             now.send_modify(|known| {
-                known.leader = None;
-                known.is_leader = false;
+                if std::mem::take(&mut known.is_leader) {
+                    known.leader = None;
+                }
             });
             // Whoever waits for a change waits on: nothing will change any more.
             now.closed().await;

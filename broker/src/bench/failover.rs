@@ -66,6 +66,7 @@ impl Acks {
     /// arrived while it was being made, or before a signal reached its process, says nothing about it.
     pub(crate) fn gap_around(&self, begun: Instant, done: Instant) -> Option<Duration> {
         let felt = done + FAULT_DELAY_MAX;
+        self.times.last().filter(|last| **last > done)?;
         let around = self.times.windows(2).filter(|pair| pair[1] > begun && pair[0] <= felt);
         around.map(|pair| pair[1] - pair[0]).max()
     }
@@ -198,6 +199,7 @@ mod tests {
         assert_eq!(gap_around(15, 16), Some(Duration::from_millis(300)));
         assert_eq!(gap_around(321, 322), Some(Duration::from_millis(5)));
         assert_eq!(gap_around(400, 401), None);
+        assert_eq!(gap_around(15, 400), None, "none after the fault");
         assert_eq!((acks.count(), acks.since(at(25))), (4, 2));
         let gaps = acks.gaps();
         assert_eq!(

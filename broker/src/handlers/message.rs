@@ -1,5 +1,7 @@
 //! VIEW_MESSAGE_BY_ID and QUERY_MESSAGE: single messages by position and by key.
 
+use std::io;
+
 use bytes::BytesMut;
 use flotilla_api::limits::{PULL_BYTES_MAX, QUERY_MESSAGES_MAX};
 use flotilla_api::message as wire;
@@ -107,9 +109,11 @@ pub async fn query(broker: &Broker, request: &RemotingCommand) -> Result<Remotin
     }
     broker.group.read_index().await?;
 
-    let found = broker
-        .state
-        .find_by_key(topic, key, begin_timestamp, end_timestamp, messages_max);
+    let (state, asked_topic, asked_key) = (broker.state.clone(), topic.to_owned(), key.to_owned());
+    let find = move || state.find_by_key(&asked_topic, &asked_key, begin_timestamp, end_timestamp, messages_max);
+    let found = tokio::task::spawn_blocking(find)
+        .await
+        .unwrap_or_else(|error| Err(io::Error::other(error)));
     let mut found = found.map_err(|error| Failure::storage(&error))?;
     found.sort_by_key(|key| std::cmp::Reverse((key.located.log_index, key.located.slot)));
     let mut reader = EntryReader::new(broker);

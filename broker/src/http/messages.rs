@@ -1,5 +1,6 @@
 //! Reading stored messages, and sending one.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -115,7 +116,11 @@ async fn by_key(broker: &Broker, topic: &str, key: &str, max: Option<usize>) -> 
 }
 
 async fn messages_with_key(broker: &Broker, topic: &str, key: &str, max: usize) -> Result<Vec<Value>, Problem> {
-    let found = broker.state.find_by_key(topic, key, 0, i64::MAX, max);
+    let (state, asked_topic, asked_key) = (broker.state.clone(), topic.to_owned(), key.to_owned());
+    let find = move || state.find_by_key(&asked_topic, &asked_key, 0, i64::MAX, max);
+    let found = tokio::task::spawn_blocking(find)
+        .await
+        .unwrap_or_else(|error| Err(io::Error::other(error)));
     let found = found.map_err(|error| Problem::from(Failure::storage(&error)))?;
     let messages = read(broker, found.into_iter().map(|found| found.located).collect()).await?;
     // The index holds hashes; the message says which keys it has.
@@ -170,6 +175,7 @@ fn message_document(broker: &Broker, stored: wire::StoredMessage) -> Message {
 
 /// `POST /v1/topics/{topic}/messages`: goes the way of any client's send.
 pub async fn send(broker: &Arc<Broker>, topic: &str, new: SendRequest) -> Result<Answer, Problem> {
+    check_properties(&new)?;
     let body = match (new.body, new.body_base64) {
         (Some(text), None) => Bytes::from(text),
         (None, Some(text)) => match BASE64.decode(text) {
@@ -227,6 +233,26 @@ pub async fn send(broker: &Arc<Broker>, topic: &str, new: SendRequest) -> Result
         // This node may not have applied yet what the leader stored.
         epoch: epoch(broker).max(log_index(&receipt).unwrap_or_default()),
     })
+}
+
+/// What the layout of properties cannot hold would be left out.
+fn check_properties(new: &SendRequest) -> Result<(), Problem> {
+    let single = [("tag", &new.tag), ("ordering_key", &new.ordering_key)];
+    let single = single
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    let keys = new.keys.iter().map(|key| ("keys", key));
+    let own = new
+        .properties
+        .iter()
+        .flat_map(|(name, value)| [("properties", name), ("properties", value)]);
+    for (name, text) in single.chain(keys).chain(own) {
+        if !properties::writable(text) {
+            let detail = format!("{name}: empty, or with U+0001 or U+0002 in it");
+            return Err(Problem::malformed(detail).refused());
+        }
+    }
+    Ok(())
 }
 
 fn log_index(receipt: &SendReceipt) -> Option<u64> {

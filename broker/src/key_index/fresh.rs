@@ -1,7 +1,7 @@
 //! Keys in the order of the log: one record an entry, and a copy of all of them in memory.
 //!
 //!   key:   | prefix: 1 | log index: 8 |
-//!   value: per key: | hash of topic and key: 8 | slot: 2 | queue id: 8 | queue offset: 8 |
+//!   value: | oldest store time: 8 | newest: 8 | then per key: | hash of topic and key: 8 | slot: 2 | queue id: 8 | queue offset: 8 |
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,22 +9,27 @@ use std::sync::Arc;
 
 use rocksdb::WriteBatch;
 
+use super::StoreTimes;
 use crate::kv::Kv;
 use crate::state::effects::IndexedKey;
 use crate::state::records::{KEY_FRESH, Key, QueueId, after_prefix};
 
+const TIMES_BYTES: usize = 16;
 const KEY_BYTES: usize = 26;
 
 /// The keys of one entry's messages.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FreshEntry {
     pub(super) log_index: u64,
+    pub(super) times: StoreTimes,
     pub(super) keys: Vec<IndexedKey>,
 }
 
 impl FreshEntry {
     pub(super) fn put(&self, out: &mut WriteBatch) {
-        let mut value = Vec::with_capacity(KEY_BYTES * self.keys.len());
+        let mut value = Vec::with_capacity(TIMES_BYTES + KEY_BYTES * self.keys.len());
+        value.extend_from_slice(&self.times.oldest.to_be_bytes());
+        value.extend_from_slice(&self.times.newest.to_be_bytes());
         for key in &self.keys {
             value.extend_from_slice(&key.hash.to_be_bytes());
             value.extend_from_slice(&key.slot.to_be_bytes());
@@ -40,6 +45,8 @@ impl FreshEntry {
 
     fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
         let log_index = u64::from_be_bytes(*key.get(1..)?.as_array()?);
+        let (oldest, value) = value.split_first_chunk::<8>()?;
+        let (newest, value) = value.split_first_chunk::<8>()?;
         let (keys, rest) = value.as_chunks::<KEY_BYTES>();
         if !rest.is_empty() {
             return None;
@@ -57,6 +64,10 @@ impl FreshEntry {
         });
         Some(Self {
             log_index,
+            times: StoreTimes {
+                oldest: i64::from_be_bytes(*oldest),
+                newest: i64::from_be_bytes(*newest),
+            },
             keys: keys.collect::<Option<_>>()?,
         })
     }

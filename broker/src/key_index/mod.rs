@@ -7,7 +7,8 @@
 //! - *fresh* ([`fresh`]): one record an entry, in the order of the log, with a copy in memory that is searched from
 //!   end to end;
 //! - *runs* ([`run`]): once there are [`RUN_KEYS`] fresh keys, a thread sorts them into one table that is added to
-//!   the store as it is. Runs never overlap, so that the store has nothing to merge; a query asks the filter of each.
+//!   the store as it is. Runs never overlap, so that the store has nothing to merge; a query asks the filter of
+//!   each whose messages are of its time.
 //!
 //! Holds: a message's keys are found from the moment its entry is applied until it is trimmed, each once. The keys of
 //! an entry are fresh or in exactly one run that counts: a run counts for the log indexes that its record names, and
@@ -29,10 +30,11 @@ use crate::kv::Kv;
 use crate::state::effects::IndexedKey;
 use crate::state::records::QueueId;
 use fresh::Fresh;
+use run::Run;
 
 pub use fresh::FreshEntry;
 
-/// Fresh keys that make a run: 4 MiB of memory, two seconds of a busy group.
+/// Fresh keys that make a run unless told otherwise: 4 MiB of memory, two seconds of a busy group.
 pub const RUN_KEYS: usize = 128 * 1024;
 /// Log indexes one run may span: what a place in a run has bits for.
 const RUN_SPAN_MAX: u64 = 1 << 20;
@@ -46,6 +48,36 @@ pub struct KeyHit {
     pub queue_offset: i64,
 }
 
+/// From when to when messages were stored, in milliseconds since 1970; both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreTimes {
+    /// The first.
+    pub oldest: i64,
+    /// The last.
+    pub newest: i64,
+}
+
+impl StoreTimes {
+    /// Of nothing yet.
+    pub const NONE: Self = Self {
+        oldest: i64::MAX,
+        newest: i64::MIN,
+    };
+
+    /// With `other` in it, too.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            oldest: self.oldest.min(other.oldest),
+            newest: self.newest.max(other.newest),
+        }
+    }
+
+    fn meets(&self, other: &Self) -> bool {
+        self.oldest <= other.newest && other.oldest <= self.newest
+    }
+}
+
 /// What is in memory of the index. One writer at a time for each of `put` and `make_run`; readers at any time.
 #[derive(Debug, Default)]
 pub struct KeyIndex {
@@ -55,8 +87,8 @@ pub struct KeyIndex {
 #[derive(Debug, Default)]
 struct Inner {
     fresh: Fresh,
-    /// First and last log index of each run that counts.
-    runs: BTreeMap<u64, u64>,
+    /// The runs that count, by first log index.
+    runs: BTreeMap<u64, Run>,
 }
 
 impl KeyIndex {
@@ -71,8 +103,8 @@ impl KeyIndex {
     }
 
     /// Adds an entry's keys to what it writes; [`KeyIndex::applied`] once that is written.
-    pub fn put(out: &mut WriteBatch, log_index: u64, keys: Vec<IndexedKey>) -> Option<FreshEntry> {
-        let entry = FreshEntry { log_index, keys };
+    pub fn put(out: &mut WriteBatch, log_index: u64, times: StoreTimes, keys: Vec<IndexedKey>) -> Option<FreshEntry> {
+        let entry = FreshEntry { log_index, times, keys };
         if entry.keys.is_empty() {
             return None;
         }
@@ -92,7 +124,7 @@ impl KeyIndex {
         let gone: Vec<u64> = inner
             .runs
             .iter()
-            .filter(|(_, last)| **last <= log_index)
+            .filter(|(_, run)| run.last <= log_index)
             .map(|(first, _)| *first)
             .collect();
         for first in &gone {
@@ -106,10 +138,10 @@ impl KeyIndex {
         self.inner.lock().fresh.keys()
     }
 
-    /// True when it is time for [`KeyIndex::make_run`].
-    pub fn run_is_due(&self) -> bool {
+    /// True when it is time for [`KeyIndex::make_run`]: `run_keys` keys are fresh, or too long a stretch of the log.
+    pub fn run_is_due(&self, run_keys: usize) -> bool {
         let inner = self.inner.lock();
-        inner.fresh.keys() >= RUN_KEYS || inner.fresh.span() >= RUN_SPAN_MAX
+        inner.fresh.keys() >= run_keys || inner.fresh.span() >= RUN_SPAN_MAX
     }
 
     /// Makes a run of what is fresh now. Takes tens of milliseconds; entries may be applied meanwhile.
@@ -118,25 +150,39 @@ impl KeyIndex {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return Ok(());
         };
-        let (first, last) = (first.log_index, last.log_index);
+        let first = first.log_index;
+        let run = Run {
+            last: last.log_index,
+            times: entries
+                .iter()
+                .fold(StoreTimes::NONE, |times, entry| times.and(entry.times)),
+        };
         run::write(kv, first, &entries)?;
         let mut out = WriteBatch::default();
-        run::put_record(&mut out, first, last);
+        run::put_record(&mut out, first, &run);
         for entry in &entries {
             entry.remove(&mut out);
         }
         kv.write(out)?;
         let mut inner = self.inner.lock();
-        inner.fresh.forget(last);
-        inner.runs.insert(first, last);
+        inner.fresh.forget(run.last);
+        inner.runs.insert(first, run);
         Ok(())
     }
 
-    /// Calls `found` for the messages with keys of this hash, newest entry first, until it returns false.
-    pub fn find(&self, kv: &Kv, hash: u64, mut found: impl FnMut(KeyHit) -> io::Result<bool>) -> io::Result<()> {
-        let (fresh, runs): (Vec<Arc<FreshEntry>>, Vec<(u64, u64)>) = {
+    /// Calls `found` for the messages with keys of this hash, newest entry first, until it returns false. Of messages
+    /// stored outside of `times` some are left out. Asks the filter of every run within `times`, so it may take long.
+    pub fn find(
+        &self,
+        kv: &Kv,
+        hash: u64,
+        times: StoreTimes,
+        mut found: impl FnMut(KeyHit) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        let (fresh, runs): (Vec<Arc<FreshEntry>>, Vec<(u64, Run)>) = {
             let inner = self.inner.lock();
-            let runs = inner.runs.iter().rev().map(|(first, last)| (*first, *last));
+            let runs = inner.runs.iter().rev().map(|(first, run)| (*first, *run));
+            let runs = runs.filter(|(_, run)| run.times.meets(&times));
             (inner.fresh.newest_first().collect(), runs.collect())
         };
         for key in fresh.iter().flat_map(|entry| entry.keys.iter().rev()) {
@@ -150,8 +196,8 @@ impl KeyIndex {
                 }
             }
         }
-        for (first, last) in runs {
-            for hit in run::find(kv, first, last, hash)?.into_iter().rev() {
+        for (first, run) in runs {
+            for hit in run::find(kv, first, run.last, hash)?.into_iter().rev() {
                 if !found(hit)? {
                     return Ok(());
                 }

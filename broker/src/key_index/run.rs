@@ -4,7 +4,8 @@
 //!   value: per message, oldest first: | log index within the run, slot: 4 | topic id | queue number | queue offset |,
 //!          the last three as varints
 //!
-//! and one record a run: key `| prefix: 1 | first log index: 8 |`, value `| last log index: 8 |`.
+//! and one record a run: key `| prefix: 1 | first log index: 8 |`, value `| last log index: 8 | oldest store time: 8 |
+//! newest: 8 |`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,38 +13,63 @@ use std::sync::Arc;
 
 use rocksdb::WriteBatch;
 
-use super::{FreshEntry, KeyHit};
+use super::{FreshEntry, KeyHit, StoreTimes};
 use crate::kv::Kv;
 use crate::state::effects::IndexedKey;
 use crate::state::records::{KEY_INDEX, KEY_RUN, Key, QueueId, after_prefix};
 
-/// File in the store's folder in which a table is made.
-const UNFINISHED_TABLE: &str = "key-run.tmp";
-
 const SLOT_BITS: u32 = 11;
 const VARINT_BYTES_MAX: usize = 10;
+
+/// A run, without its first log index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// Its last log index.
+    pub last: u64,
+    /// When its messages were stored.
+    pub times: StoreTimes,
+}
+
+impl Run {
+    fn decode(value: &[u8]) -> Option<Self> {
+        let (last, value) = value.split_first_chunk::<8>()?;
+        let (oldest, newest) = value.split_first_chunk::<8>()?;
+        let times = StoreTimes {
+            oldest: i64::from_be_bytes(*oldest),
+            newest: i64::from_be_bytes(*newest.as_array()?),
+        };
+        Some(Self {
+            last: u64::from_be_bytes(*last),
+            times,
+        })
+    }
+}
 
 fn record_key(first: u64) -> Vec<u8> {
     Key::new(KEY_RUN).u64(first).finish()
 }
 
-/// The runs that have records: first and last log index.
-pub(super) fn load(kv: &Kv) -> io::Result<BTreeMap<u64, u64>> {
+/// The runs that have records, by first log index.
+pub(super) fn load(kv: &Kv) -> io::Result<BTreeMap<u64, Run>> {
     let mut runs = BTreeMap::new();
     let mut cursor = kv.cursor(vec![KEY_RUN], after_prefix(vec![KEY_RUN]));
     let mut here = cursor.seek_to_first()?;
     while here {
         let Some((key, value)) = cursor.item() else { break };
-        let numbers = || Some((*key.get(1..)?.as_array()?, *value.as_array()?));
-        let (first, last) = numbers().ok_or_else(damaged)?;
-        runs.insert(u64::from_be_bytes(first), u64::from_be_bytes(last));
+        let decoded = || Some((u64::from_be_bytes(*key.get(1..)?.as_array()?), Run::decode(value)?));
+        let (first, run) = decoded().ok_or_else(damaged)?;
+        runs.insert(first, run);
         here = cursor.step()?;
     }
     Ok(runs)
 }
 
-pub(super) fn put_record(out: &mut WriteBatch, first: u64, last: u64) {
-    out.put(record_key(first), last.to_be_bytes());
+pub(super) fn put_record(out: &mut WriteBatch, first: u64, run: &Run) {
+    let mut value = Vec::with_capacity(24);
+    value.extend_from_slice(&run.last.to_be_bytes());
+    value.extend_from_slice(&run.times.oldest.to_be_bytes());
+    value.extend_from_slice(&run.times.newest.to_be_bytes());
+    out.put(record_key(first), value);
 }
 
 /// Removes the oldest runs, named by their first log indexes in order.
@@ -79,7 +105,7 @@ pub(super) fn write(kv: &Kv, first: u64, entries: &[Arc<FreshEntry>]) -> io::Res
         }
         (Key::new(KEY_INDEX).u64(first).u64(group[0].0).finish(), value)
     });
-    kv.add_table(UNFINISHED_TABLE, records)
+    kv.add_table(records)
 }
 
 /// The messages of the run `first..=last` with keys of this hash, oldest first.

@@ -4,8 +4,23 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::kv::KvSettings;
+use crate::state::records::KEY_RUN;
 
 const QUEUE: QueueId = QueueId::new(1, 2);
+
+const ALWAYS: StoreTimes = StoreTimes {
+    oldest: i64::MIN,
+    newest: i64::MAX,
+};
+
+/// An entry of the tests is stored in the millisecond of its log index.
+fn at(log_index: u64) -> StoreTimes {
+    let time = log_index as i64;
+    StoreTimes {
+        oldest: time,
+        newest: time,
+    }
+}
 
 struct Store {
     folder: TempDir,
@@ -38,7 +53,7 @@ impl Store {
             queue_offset: *queue_offset,
         });
         let mut out = WriteBatch::default();
-        let entry = KeyIndex::put(&mut out, log_index, keys.collect()).unwrap();
+        let entry = KeyIndex::put(&mut out, log_index, at(log_index), keys.collect()).unwrap();
         self.kv().write(out).unwrap();
         self.index.applied(entry);
     }
@@ -53,7 +68,7 @@ impl Store {
     fn find(&self, hash: u64) -> Vec<i64> {
         let mut offsets = Vec::new();
         self.index
-            .find(self.kv(), hash, |hit| {
+            .find(self.kv(), hash, ALWAYS, |hit| {
                 assert_eq!(hit.queue, QUEUE);
                 offsets.push(hit.queue_offset);
                 Ok(true)
@@ -108,7 +123,7 @@ fn a_search_ends_when_it_was_told_enough() {
         let mut seen = 0;
         store
             .index
-            .find(store.kv(), 7, |_| {
+            .find(store.kv(), 7, ALWAYS, |_| {
                 seen += 1;
                 Ok(seen < enough)
             })
@@ -137,13 +152,8 @@ fn a_trim_takes_fresh_entries_and_whole_runs() {
         assert_eq!(store.find(7), [6]);
         store.reopen();
     }
-    let mut cursor = store.kv().cursor(vec![crate::state::records::KEY_INDEX], vec![0xff]);
-    assert!(cursor.seek_to_first().unwrap());
-    assert_eq!(
-        cursor.item().unwrap().0[0],
-        crate::state::records::KEY_FRESH,
-        "no run is left"
-    );
+    let mut cursor = store.kv().cursor(vec![KEY_RUN], vec![0xff]);
+    assert!(!cursor.seek_to_first().unwrap(), "no run is left");
 }
 
 #[test]
@@ -159,6 +169,7 @@ fn a_table_without_its_record_is_replaced_by_the_next_run() {
     let index = KeyIndex::default();
     index.applied(FreshEntry {
         log_index: 1,
+        times: at(1),
         keys: entries[0].keys.clone(),
     });
     index.make_run(store.kv()).unwrap();
@@ -194,4 +205,53 @@ fn entries_may_come_and_go_while_a_run_is_made() {
         }
         runs.join().unwrap();
     });
+}
+
+#[test]
+fn only_runs_of_the_asked_time_are_searched() {
+    let mut store = Store::new();
+    for log_index in 1..=6 {
+        store.apply(log_index, &[(7, 0, log_index as i64)]);
+        if log_index % 2 == 0 {
+            store.index.make_run(store.kv()).unwrap();
+        }
+    }
+    for _ in 0..2 {
+        let find = |oldest, newest| {
+            let mut offsets = Vec::new();
+            let times = StoreTimes { oldest, newest };
+            store
+                .index
+                .find(store.kv(), 7, times, |hit| {
+                    offsets.push(hit.queue_offset);
+                    Ok(true)
+                })
+                .unwrap();
+            offsets
+        };
+        assert_eq!(find(0, 9), [6, 5, 4, 3, 2, 1]);
+        assert_eq!(find(3, 4), [4, 3]);
+        assert_eq!(find(4, 5), [6, 5, 4, 3]);
+        assert_eq!(find(7, 9), [0; 0]);
+        store.reopen();
+    }
+}
+
+#[test]
+fn a_left_over_name_of_a_table_in_use_harms_nothing() {
+    let mut store = Store::new();
+    store.apply(1, &[(7, 0, 1)]);
+    store.index.make_run(store.kv()).unwrap();
+    // As a power cut leaves it after the store took the table over.
+    let folder = store.folder.path().to_owned();
+    let is_table = |path: &std::path::Path| path.extension().is_some_and(|kind| kind == "sst");
+    let tables = || std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path());
+    let table = tables().find(|path| is_table(path)).expect("the run");
+    std::fs::hard_link(&table, folder.join("unfinished-table.tmp")).unwrap();
+    store.apply(2, &[(7, 0, 2)]);
+    store.index.make_run(store.kv()).unwrap();
+    for _ in 0..2 {
+        assert_eq!(store.find(7), [2, 1]);
+        store.reopen();
+    }
 }

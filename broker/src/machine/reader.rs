@@ -3,11 +3,14 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use flotilla_raft_store::log_id::LogId;
 
 use super::shared::{Digest, LastEntry, Memory, Shared};
+use crate::key_index::{KeyHit, StoreTimes};
+use crate::kv::Kv;
 use crate::queue_index::{Located, QueueIndex, locate_in_batch};
 use crate::state::records::QueueId;
 use crate::state::topics::Queue;
@@ -258,41 +261,47 @@ impl StateReader {
     }
 
     /// Up to `max` messages of a topic whose keys hash like `key`, stored within `begin..=end`, newest entry first.
+    /// Reads files, many for a long time: not to be called on a thread that others wait for.
     pub fn find_by_key(&self, topic: &str, key: &str, begin: i64, end: i64, max: usize) -> io::Result<Vec<FoundByKey>> {
         let mut found = Vec::new();
         let Some(topic_id) = self.with(|state| state.topics.id(topic)) else {
             return Ok(found);
         };
-        let mut hits = Vec::new();
-        {
-            let kv = self.shared.kv()?;
-            self.shared.keys().find(&kv, key_hash(topic, key), |hit| {
-                if hit.queue.topic() == topic_id {
-                    hits.push(hit);
-                }
-                Ok(hits.len() < KEY_HITS_MAX)
-            })?;
-        }
-        for hit in hits {
-            if found.len() >= max {
-                break;
+        let kv = self.shared.kv()?;
+        let times = StoreTimes {
+            oldest: begin,
+            newest: end,
+        };
+        let mut looked_at = 0;
+        self.shared.keys().find(&kv, key_hash(topic, key), times, |hit| {
+            if found.len() >= max || looked_at == KEY_HITS_MAX {
+                return Ok(false);
             }
-            let Some(view) = self.view_by_id(hit.queue) else {
-                continue;
-            };
-            let located = self.locate_in(&view, hit.queue_offset, 1)?;
-            found.extend(
-                located
-                    .into_iter()
-                    .filter(|located| located.queue_offset == hit.queue_offset)
-                    .filter(|located| (begin..=end).contains(&located.store_time))
-                    .map(|located| FoundByKey {
-                        queue: hit.queue.queue(),
-                        located,
-                    }),
-            );
-        }
+            if hit.queue.topic() == topic_id {
+                looked_at += 1;
+                found.extend(
+                    self.locate_hit(&kv, hit)?
+                        .filter(|found| (begin..=end).contains(&found.located.store_time)),
+                );
+            }
+            Ok(true)
+        })?;
         Ok(found)
+    }
+
+    /// The message of a hit; `None` once it was removed.
+    fn locate_hit(&self, kv: &Kv, hit: KeyHit) -> io::Result<Option<FoundByKey>> {
+        let Some(view) = self.view_by_id(hit.queue) else {
+            return Ok(None);
+        };
+        let located = locate_with(|| Ok(kv), &view, hit.queue_offset, 1)?;
+        let located = located
+            .into_iter()
+            .find(|located| located.queue_offset == hit.queue_offset);
+        Ok(located.map(|located| FoundByKey {
+            queue: hit.queue.queue(),
+            located,
+        }))
     }
 
     /// The last entry that no message within its topic's retention lies in or before: what a trim may name. Topics
@@ -356,18 +365,7 @@ impl StateReader {
     }
 
     fn locate_in(&self, view: &View, from: i64, max: usize) -> io::Result<Vec<Located>> {
-        let from = from.max(view.min_offset);
-        let available = usize::try_from(view.max_offset - from).unwrap_or(0);
-        let max = max.min(available);
-        let mut found = Vec::with_capacity(max);
-        if from < view.recorded_to() && max > 0 {
-            let in_store = usize::try_from(view.recorded_to() - from).unwrap_or(0).min(max);
-            QueueIndex::new(&*self.shared.kv()?, view.queue).locate(from, in_store, &mut found)?;
-        }
-        if let Some((entry, number)) = &view.last_entry {
-            locate_in_batch(&entry.batches[*number], entry.log_index, from, max, &mut found);
-        }
-        Ok(found)
+        locate_with(|| self.shared.kv(), view, from, max)
     }
 
     fn first_since(&self, view: &View, time: i64) -> io::Result<i64> {
@@ -386,6 +384,29 @@ impl StateReader {
             _ => Ok(view.max_offset),
         }
     }
+}
+
+/// `kv` is asked for only when it is needed. Whoever holds the store already gives that: asking for it twice would wait
+/// for ever if somebody waits to replace it.
+fn locate_with<K: Deref<Target = Kv>>(
+    kv: impl FnOnce() -> io::Result<K>,
+    view: &View,
+    from: i64,
+    max: usize,
+) -> io::Result<Vec<Located>> {
+    let from = from.max(view.min_offset);
+    let available = usize::try_from(view.max_offset - from).unwrap_or(0);
+    let max = max.min(available);
+    let mut found = Vec::with_capacity(max);
+    if from < view.recorded_to() && max > 0 {
+        let in_store = usize::try_from(view.recorded_to() - from).unwrap_or(0).min(max);
+        let kv = kv()?;
+        QueueIndex::new(&kv, view.queue).locate(from, in_store, &mut found)?;
+    }
+    if let Some((entry, number)) = &view.last_entry {
+        locate_in_batch(&entry.batches[*number], entry.log_index, from, max, &mut found);
+    }
+    Ok(found)
 }
 
 /// Messages with the same key looked at for one query.

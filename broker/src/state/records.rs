@@ -32,19 +32,19 @@ pub const SUBSCRIPTION: u8 = 0x0b;
 pub const PRODUCER: u8 = 0x0c;
 /// One a (queue, batch): see `queue_index.rs`.
 pub const QUEUE_INDEX: u8 = 0x20;
-/// One a (run, key of messages): see `key_index/run.rs`.
-pub const KEY_INDEX: u8 = 0x40;
 /// One an entry with keys: see `key_index/fresh.rs`.
-pub const KEY_FRESH: u8 = 0x41;
+pub const KEY_FRESH: u8 = 0x40;
 /// One a run of keys: see `key_index/run.rs`.
-pub const KEY_RUN: u8 = 0x42;
+pub const KEY_RUN: u8 = 0x41;
+/// One a (run, key of messages): see `key_index/run.rs`. Last, so that no table flushed from memory spans the runs.
+pub const KEY_INDEX: u8 = 0x42;
 
 /// First prefix of the replicated state.
 pub const DIGEST_FROM: u8 = APPLIED;
 /// One past the last prefix of the small objects, which are held in memory.
 pub const SMALL_TO: u8 = QUEUE_INDEX;
 /// One past the last prefix of the replicated state.
-pub const DIGEST_TO: u8 = KEY_INDEX;
+pub const DIGEST_TO: u8 = KEY_FRESH;
 
 /// A queue within a Raft group: topic id and queue number. Ids are never reused, so a topic made again under an old
 /// name has other queues.
