@@ -140,7 +140,7 @@ async fn converse(
 
     loop {
         while std::mem::take(&mut received) {
-            match input.next().map_err(|error| Broken::Frame(error.to_string()))? {
+            match input.take().map_err(|error| Broken::Frame(error.to_string()))? {
                 Next::Frame(request, share) => {
                     received = true;
                     if !request.is_response() {

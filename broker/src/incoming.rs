@@ -103,7 +103,7 @@ impl Incoming {
     }
 
     /// Takes the next frame off, if it is there and may be.
-    pub fn next(&mut self) -> Result<Next, FrameError> {
+    pub fn take(&mut self) -> Result<Next, FrameError> {
         if self.share.is_none()
             && let Some(length) = self.announced()
             // One that is too long is refused below, whatever room there is.
@@ -161,21 +161,21 @@ mod tests {
         incoming.bytes.extend_from_slice(&frame(100));
         let long = frame(FRAME_BYTES_MAX * 3 / 4);
         incoming.bytes.extend_from_slice(&long[..10]);
-        assert!(matches!(incoming.next().unwrap(), Next::Frame(_, None)));
-        assert!(matches!(incoming.next().unwrap(), Next::Share(bytes) if bytes == long.len()));
+        assert!(matches!(incoming.take().unwrap(), Next::Frame(_, None)));
+        assert!(matches!(incoming.take().unwrap(), Next::Share(bytes) if bytes == long.len()));
 
         let share = |bytes| budget.clone().share(bytes).now_or_never();
         let _ordinary = share(ORDINARY_FRAME_BYTES).expect("room of its own");
         incoming.allow(share(long.len()).expect("room for one"));
-        assert!(matches!(incoming.next().unwrap(), Next::More));
+        assert!(matches!(incoming.take().unwrap(), Next::More));
         assert!(incoming.holds_share());
         assert!(share(long.len()).is_none(), "no room for two");
         incoming.bytes.extend_from_slice(&long[10..long.len() - 5]);
-        assert!(matches!(incoming.next().unwrap(), Next::More));
+        assert!(matches!(incoming.take().unwrap(), Next::More));
         assert_eq!(incoming.room().remaining_mut(), 5, "no more than the frame");
         incoming.bytes.extend_from_slice(&long[long.len() - 5..]);
         incoming.bytes.extend_from_slice(&[0, 0]);
-        let Next::Frame(request, Some(held)) = incoming.next().unwrap() else {
+        let Next::Frame(request, Some(held)) = incoming.take().unwrap() else {
             panic!("whole and with its share")
         };
         assert_eq!(request.body.len(), FRAME_BYTES_MAX * 3 / 4);
@@ -191,6 +191,6 @@ mod tests {
     fn a_frame_that_is_too_long_asks_for_nothing() {
         let mut incoming = Incoming::default();
         incoming.bytes.extend_from_slice(&[0xff; 4]);
-        assert!(incoming.next().is_err());
+        assert!(incoming.take().is_err());
     }
 }
