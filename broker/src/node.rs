@@ -16,7 +16,7 @@ mod retention;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use flotilla_raft_store::disk::files::FileDisk;
@@ -55,6 +55,9 @@ const GROUP_CREATION: u64 = 1;
 
 /// How often the node's own address is looked up and its figures renewed.
 const INTRODUCE_INTERVAL: Duration = Duration::from_secs(2);
+/// How long the founder waits for others before the first election, and how often it asks.
+const FIRST_ELECTION_WAIT_MAX: Duration = Duration::from_secs(1);
+const FIRST_ELECTION_POLL: Duration = Duration::from_millis(5);
 /// How long tasks are given to end once they were told to.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a planned stop waits for another leader.
@@ -353,6 +356,7 @@ async fn found(broker: &Broker, founding: &Founding) -> anyhow::Result<()> {
     if broker.node != broker.settings.founder() || !broker.group.status().members.is_empty() {
         return Ok(());
     }
+    majority_takes_part(broker).await;
     let members = founding
         .iter()
         .map(|(node, member)| (member.replica, node.clone()))
@@ -362,6 +366,28 @@ async fn found(broker: &Broker, founding: &Founding) -> anyhow::Result<()> {
         .initialize(members)
         .await
         .context("initialise the raft group")
+}
+
+/// Waits a moment until so many others take part that the first election can succeed: one that comes too early costs
+/// an election timeout.
+async fn majority_takes_part(broker: &Broker) {
+    let deadline = Instant::now() + FIRST_ELECTION_WAIT_MAX;
+    let others: Vec<String> = broker
+        .peers
+        .nodes()
+        .into_iter()
+        .filter(|node| !node.here)
+        .map(|node| node.name)
+        .collect();
+    while Instant::now() < deadline {
+        let asked = others.iter().map(|node| broker.peers.ask_info(node, deadline));
+        let answers = futures_util::future::join_all(asked).await;
+        let taking_part = answers.iter().flatten().filter(|info| info.replica_status.is_some());
+        if taking_part.count() >= others.len().div_ceil(2) {
+            return;
+        }
+        tokio::time::sleep(FIRST_ELECTION_POLL).await;
+    }
 }
 
 /// Keeps what this node says about itself up to date.
