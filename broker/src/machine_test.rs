@@ -146,6 +146,7 @@ impl Node {
                 return target;
             }
             let _ = fs::remove_dir_all(&target);
+            // RocksDB's own thread says nothing when it is done.
             std::thread::sleep(Duration::from_millis(5));
         }
         panic!("{} never stands still", self.folder.display());

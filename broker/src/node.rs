@@ -245,13 +245,7 @@ impl Node {
 
     /// Returns when the replica closed itself, with the reason.
     pub async fn closed(&self) -> String {
-        let mut status = self.broker.group.status();
-        loop {
-            if let Some(reason) = status.closed {
-                return reason;
-            }
-            status = self.broker.group.changed(&status).await;
-        }
+        self.broker.group.closed().await
     }
 
     /// Stops in order. `hurry` cuts the wait for clients to leave short.

@@ -98,10 +98,7 @@ pub async fn topic_route(
     let topic = RouteHeader::decode(&request.fields)?.topic;
     let asker = origin.client.to_string();
     let answer = RemotingCommand::response(request, response::SUCCESS);
-    let known = broker.state.with(|state| {
-        let config = &state.topics.get(topic)?.config;
-        Some((config.queues, config.perm))
-    });
+    let known = broker.state.queues_and_perm(topic);
     // RocketMQ has a topic named after every cluster and broker: what clients name to create a topic like it.
     let is_template = topic == broker.cluster || topic == queue_name(&broker.cluster);
     if known.is_none() && is_template || topic == AUTO_CREATE_TOPIC && broker.settings.policy.auto_create_topics {

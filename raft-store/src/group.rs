@@ -325,7 +325,7 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
     /// What is known, now.
     pub fn status(&self) -> GroupStatus {
         let metrics = self.shared.raft.metrics().borrow_watched().clone();
-        // The engine tells these first; `changed` waits for them.
+        // The engine tells these first, and who waits for them looks here.
         let server = self.shared.raft.server_metrics().borrow_watched().clone();
         let membership = server.membership_config.membership();
         let voters: Vec<u64> = membership.voter_ids().collect();
@@ -368,21 +368,14 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
         }
     }
 
-    /// Returns when leader, term or membership differ from `seen`, or the replica closed, with the new status.
-    pub async fn changed(&self, seen: &GroupStatus) -> GroupStatus {
+    /// Returns when the replica closed itself, with the reason.
+    pub async fn closed(&self) -> String {
         let mut server = self.shared.raft.server_metrics();
         loop {
-            let now = self.status();
-            let same = now.leader == seen.leader && now.term == seen.term && now.closed == seen.closed;
-            let same_members = now
-                .members
-                .iter()
-                .map(|member| (member.replica, member.voter))
-                .eq(seen.members.iter().map(|member| (member.replica, member.voter)));
-            if !same || !same_members {
-                return now;
+            if let Some(reason) = self.status().closed {
+                return reason;
             }
-            if server.changed().await.is_err() && self.status().closed == seen.closed {
+            if server.changed().await.is_err() && self.status().closed.is_none() {
                 // Nothing will change any more.
                 std::future::pending::<()>().await;
             }

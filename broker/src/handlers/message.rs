@@ -1,6 +1,7 @@
 //! VIEW_MESSAGE_BY_ID and QUERY_MESSAGE: single messages by position and by key.
 
 use std::io;
+use std::ops::RangeInclusive;
 
 use bytes::BytesMut;
 use flotilla_api::limits::{PULL_BYTES_MAX, QUERY_MESSAGES_MAX};
@@ -14,7 +15,7 @@ use flotilla_api::remoting::headers::query::{QueryMessageHeader, QueryMessageRes
 
 use super::stored::{self, Copied, EntryReader};
 use crate::error::Failure;
-use crate::machine::Located;
+use crate::machine::{FoundByKey, Located};
 use crate::node::Broker;
 
 /// Messages a query by unique key is answered with at most.
@@ -109,12 +110,7 @@ pub async fn query(broker: &Broker, request: &RemotingCommand) -> Result<Remotin
     }
     broker.group.read_index().await?;
 
-    let (state, asked_topic, asked_key) = (broker.state.clone(), topic.to_owned(), key.to_owned());
-    let find = move || state.find_by_key(&asked_topic, &asked_key, begin_timestamp, end_timestamp, messages_max);
-    let found = tokio::task::spawn_blocking(find)
-        .await
-        .unwrap_or_else(|error| Err(io::Error::other(error)));
-    let mut found = found.map_err(|error| Failure::storage(&error))?;
+    let mut found = find_by_key(broker, topic, key, begin_timestamp..=end_timestamp, messages_max).await?;
     found.sort_by_key(|key| std::cmp::Reverse((key.located.log_index, key.located.slot)));
     let mut reader = EntryReader::new(broker);
     let mut body = BytesMut::new();
@@ -143,4 +139,20 @@ pub async fn query(broker: &Broker, request: &RemotingCommand) -> Result<Remotin
     };
     header.encode(&mut answer.fields);
     Ok(answer.with_body(body.freeze()))
+}
+
+/// [`StateReader::find_by_key`](crate::machine::StateReader::find_by_key) on a thread that may wait for the disk.
+pub async fn find_by_key(
+    broker: &Broker,
+    topic: &str,
+    key: &str,
+    stored: RangeInclusive<i64>,
+    max: usize,
+) -> Result<Vec<FoundByKey>, Failure> {
+    let (state, topic, key) = (broker.state.clone(), topic.to_owned(), key.to_owned());
+    let find = move || state.find_by_key(&topic, &key, *stored.start(), *stored.end(), max);
+    let found = tokio::task::spawn_blocking(find).await;
+    found
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
+        .map_err(|error| Failure::storage(&error))
 }

@@ -100,10 +100,7 @@ impl Pull {
         {
             return Err(no_permission(format!("subscription group no permission, {group}")));
         }
-        let known = broker.state.with(|state| {
-            let config = &state.topics.get(&self.topic)?.config;
-            Some((config.queues, config.perm))
-        });
+        let known = broker.state.queues_and_perm(&self.topic);
         let (queues, perm) = known.ok_or_else(|| Failure::no_topic(&self.topic))?;
         if perm & PERM_READ == 0 {
             return Err(no_permission(format!(

@@ -76,11 +76,7 @@ fn check_kind(properties: &str, sys_flag: i32) -> Result<(), Failure> {
 
 /// The queue asked for, or any: the same one for the same ordering key. Creates the topic if that is allowed.
 async fn choose_queue(broker: &Broker, header: &SendMessageHeader<'_>) -> Result<u32, Failure> {
-    let known = broker.state.with(|state| {
-        let config = &state.topics.get(header.topic)?.config;
-        Some((config.queues, config.perm))
-    });
-    let (queues, perm) = match known {
+    let (queues, perm) = match broker.state.queues_and_perm(header.topic) {
         Some(known) => known,
         None => {
             let config = Box::pin(create_topic(broker, header)).await?;
@@ -163,6 +159,12 @@ fn batch_frames(
     frames.collect()
 }
 
+/// Why a body of so many bytes is not taken; `None` if it is.
+pub fn body_fault(broker: &Broker, bytes: usize) -> Option<String> {
+    let bytes_max = broker.settings.policy.message_bytes_max.min(MESSAGE_BYTES_MAX);
+    (bytes > bytes_max).then(|| format!("the message body has {bytes} bytes, at most {bytes_max} are allowed"))
+}
+
 fn frame(
     broker: &Broker,
     origin: &Origin,
@@ -173,12 +175,8 @@ fn frame(
     properties: &str,
 ) -> Result<Bytes, Failure> {
     let illegal = |remark: String| Failure::answer(response::MESSAGE_ILLEGAL, remark);
-    let bytes_max = broker.settings.policy.message_bytes_max.min(MESSAGE_BYTES_MAX);
-    if body.len() > bytes_max {
-        return Err(illegal(format!(
-            "the message body has {} bytes, at most {bytes_max} are allowed",
-            body.len()
-        )));
+    if let Some(fault) = body_fault(broker, body.len()) {
+        return Err(illegal(fault));
     }
     if properties.len() > PROPERTIES_BYTES_MAX {
         return Err(illegal(format!(

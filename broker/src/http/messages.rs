@@ -1,6 +1,5 @@
 //! Reading stored messages, and sending one.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,7 +8,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
 use flotilla_api::http::{Message, SendReceipt, SendRequest};
-use flotilla_api::limits::MESSAGE_BYTES_MAX;
 use flotilla_api::message as wire;
 use flotilla_api::message_id;
 use flotilla_api::positions::Position;
@@ -25,8 +23,9 @@ use super::json::{document, items};
 use super::operation::Selection;
 use super::problem::Problem;
 use crate::error::Failure;
-use crate::handlers::message::locate;
+use crate::handlers::message::{find_by_key, locate};
 use crate::handlers::propose::now_ms;
+use crate::handlers::send::body_fault;
 use crate::handlers::stored::{Copied, EntryReader};
 use crate::machine::Located;
 use crate::message_body::plain_body;
@@ -116,12 +115,7 @@ async fn by_key(broker: &Broker, topic: &str, key: &str, max: Option<usize>) -> 
 }
 
 async fn messages_with_key(broker: &Broker, topic: &str, key: &str, max: usize) -> Result<Vec<Value>, Problem> {
-    let (state, asked_topic, asked_key) = (broker.state.clone(), topic.to_owned(), key.to_owned());
-    let find = move || state.find_by_key(&asked_topic, &asked_key, 0, i64::MAX, max);
-    let found = tokio::task::spawn_blocking(find)
-        .await
-        .unwrap_or_else(|error| Err(io::Error::other(error)));
-    let found = found.map_err(|error| Problem::from(Failure::storage(&error)))?;
+    let found = find_by_key(broker, topic, key, 0..=i64::MAX, max).await?;
     let messages = read(broker, found.into_iter().map(|found| found.located).collect()).await?;
     // The index holds hashes; the message says which keys it has.
     let has_key = |message: &Value| {
@@ -184,13 +178,8 @@ pub async fn send(broker: &Arc<Broker>, topic: &str, new: SendRequest) -> Result
         },
         _ => return Err(Problem::malformed("give either body or body_base64").refused()),
     };
-    let bytes_max = broker.settings.policy.message_bytes_max.min(MESSAGE_BYTES_MAX);
-    if body.len() > bytes_max {
-        let detail = format!(
-            "the message body has {} bytes, at most {bytes_max} are allowed",
-            body.len()
-        );
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).refused());
+    if let Some(fault) = body_fault(broker, body.len()) {
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, fault).refused());
     }
     let queues = broker.state.topic(topic).map(|config| config.queues);
     let queue = match (new.queue, &new.ordering_key, queues) {

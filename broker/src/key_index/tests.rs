@@ -66,9 +66,13 @@ impl Store {
 
     /// Queue offsets in the order they are found.
     fn find(&self, hash: u64) -> Vec<i64> {
+        self.find_within(hash, ALWAYS)
+    }
+
+    fn find_within(&self, hash: u64, times: StoreTimes) -> Vec<i64> {
         let mut offsets = Vec::new();
         self.index
-            .find(self.kv(), hash, ALWAYS, |hit| {
+            .find(self.kv(), hash, times, |hit| {
                 assert_eq!(hit.queue, QUEUE);
                 offsets.push(hit.queue_offset);
                 Ok(true)
@@ -217,18 +221,7 @@ fn only_runs_of_the_asked_time_are_searched() {
         }
     }
     for _ in 0..2 {
-        let find = |oldest, newest| {
-            let mut offsets = Vec::new();
-            let times = StoreTimes { oldest, newest };
-            store
-                .index
-                .find(store.kv(), 7, times, |hit| {
-                    offsets.push(hit.queue_offset);
-                    Ok(true)
-                })
-                .unwrap();
-            offsets
-        };
+        let find = |oldest, newest| store.find_within(7, StoreTimes { oldest, newest });
         assert_eq!(find(0, 9), [6, 5, 4, 3, 2, 1]);
         assert_eq!(find(3, 4), [4, 3]);
         assert_eq!(find(4, 5), [6, 5, 4, 3]);

@@ -116,6 +116,14 @@ impl StateReader {
         self.with(|state| state.topics.get(name).map(|topic| topic.config.clone()))
     }
 
+    /// Number of queues and permissions of a topic, which every send and pull asks for.
+    pub fn queues_and_perm(&self, topic: &str) -> Option<(u32, u8)> {
+        self.with(|state| {
+            let config = &state.topics.get(topic)?.config;
+            Some((config.queues, config.perm))
+        })
+    }
+
     /// All topics by name.
     pub fn topics(&self) -> Vec<TopicConfig> {
         self.with(|state| state.topics.iter().map(|topic| topic.config.clone()).collect())
