@@ -1,0 +1,85 @@
+//! What a command is answered with. A refusal is an outcome every replica reaches alike: nothing was changed.
+
+use serde::{Deserialize, Serialize};
+
+use super::limits::QUEUES_PER_TOPIC_MAX;
+
+/// The answer to one command. An epoch is the metadata's after the command; a command that changed nothing does not
+/// raise it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Carried out.
+    Done {
+        /// The metadata's epoch.
+        epoch: u64,
+    },
+    /// The topic is as asked for.
+    Topic {
+        /// It did not exist before.
+        created: bool,
+        /// The metadata's epoch.
+        epoch: u64,
+    },
+    /// The controller is known.
+    Controller {
+        /// Its Raft id among the controllers.
+        replica: u64,
+        /// The metadata's epoch.
+        epoch: u64,
+    },
+    /// Certainly not carried out.
+    Refused(Refusal),
+}
+
+impl Reply {
+    /// The metadata's epoch; 0 of a refusal.
+    pub fn epoch(&self) -> u64 {
+        match self {
+            Self::Done { epoch } | Self::Topic { epoch, .. } | Self::Controller { epoch, .. } => *epoch,
+            Self::Refused(_) => 0,
+        }
+    }
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// The frame is not a command of a known version, or over a limit of its encoding.
+    #[error("malformed command")]
+    Malformed,
+    /// Only founding is possible yet.
+    #[error("the cluster is not founded yet")]
+    NotFounded,
+    /// The cluster has another name or id.
+    #[error("the cluster is founded already")]
+    AlreadyFounded,
+    /// The topic does not exist.
+    #[error("topic does not exist")]
+    TopicNotExist,
+    /// The Raft group or subscription group does not exist.
+    #[error("group does not exist")]
+    GroupNotExist,
+    /// No replica of the Raft group is on that node.
+    #[error("the node has no replica of the group")]
+    ReplicaNotExist,
+    /// There are too few nodes so far for any Raft group.
+    #[error("there is no Raft group yet")]
+    NoGroups,
+    /// A topic has at least one queue, and not too many.
+    #[error("a topic has 1 to {QUEUES_PER_TOPIC_MAX} queues")]
+    QueueOutOfRange,
+    /// A topic's queue count may grow, not shrink.
+    #[error("the number of queues cannot be reduced")]
+    FewerQueues,
+    /// A bound of `limits.rs` is reached.
+    #[error("limit reached: {0}")]
+    LimitReached(String),
+}
+
+impl Refusal {
+    pub(super) fn limit(what: &str) -> Self {
+        Self::LimitReached(what.to_owned())
+    }
+}
