@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flotilla_broker::machine::{Events, Machine, MachineSettings};
-use flotilla_broker::state::{AppendHeader, Command, KeyHashes, TopicConfig};
+use flotilla_broker::state::{AppendHeader, Assignment, Command, KeyHashes, OpenQueue};
+use flotilla_controller::topic::TopicConfig;
 use flotilla_raft_store::frames::{Frames, pack};
 use flotilla_raft_store::log_id::LogId;
 use flotilla_raft_store::state_machine::StateMachine;
 
 const QUEUES: u32 = 8;
+const GENERATION: u32 = 1;
 const BODY: [u8; 1024] = [7; 1024];
 
 struct Nobody;
@@ -50,12 +52,18 @@ fn main() -> std::io::Result<()> {
 fn run(batch: u64, keys: u64, messages: u64) -> std::io::Result<(Duration, Duration)> {
     let folder = tempfile::tempdir()?;
     let (mut machine, reader) = Machine::open(folder.path(), MachineSettings::default(), Arc::new(Nobody))?;
-    let config = TopicConfig::new("bench", QUEUES);
-    let topic = Command::PutTopic {
-        config,
-        if_absent: false,
-        now_ms: 0,
-    }
+    let open = (0..QUEUES).map(|queue| OpenQueue {
+        queue,
+        generation: GENERATION,
+        start: 0,
+    });
+    let topic = Command::AssignTopic(Assignment {
+        config: TopicConfig::new("bench", QUEUES),
+        uid: 1,
+        version: 1,
+        created_ms: 0,
+        open: open.collect(),
+    })
     .encode();
     machine.apply(LogId::new(1, 1), &parse(&[topic]))?;
 
@@ -88,10 +96,11 @@ fn frame(number: u64, keys: u64) -> Bytes {
     let header = AppendHeader {
         topic: "bench",
         queue: (number % u64::from(QUEUES)) as u32,
-        generation: 0,
+        generation: GENERATION,
         tag_hash: 1,
         store_time: 1_700_000_000_000 + number as i64 / 100,
         keys: hashes,
+        mark: None,
     };
     header.frame(&BODY)
 }

@@ -30,6 +30,8 @@ pub struct Cli {
 enum Command {
     /// Start a whole cluster in this process, on loopback.
     Standalone(serve::StandaloneArgs),
+    /// Start one controller of a cluster.
+    Controller(serve::ControllerArgs),
     /// Start one node of a cluster.
     Broker(serve::BrokerArgs),
     /// Check a configuration file and report everything that is wrong with it.
@@ -47,7 +49,10 @@ enum Command {
 impl Cli {
     /// Does what was asked.
     pub fn run(self) -> anyhow::Result<()> {
-        let serves = matches!(self.command, Command::Standalone(_) | Command::Broker(_));
+        let serves = matches!(
+            self.command,
+            Command::Standalone(_) | Command::Controller(_) | Command::Broker(_)
+        );
         let default = if serves {
             "info,openraft=warn,openraft::core::heartbeat=error"
         } else {
@@ -62,6 +67,7 @@ impl Cli {
             .init();
         match self.command {
             Command::Standalone(args) => args.run(),
+            Command::Controller(args) => args.run(),
             Command::Broker(args) => args.run(),
             Command::Validate(args) => args.run(),
             Command::Admin(args) => args.run(),

@@ -16,6 +16,8 @@ use flotilla_api::remoting::frame::RemotingCommand;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
+use crate::state::Subscription;
+
 /// Most client ids one connection may announce: a process with many client instances shares no connection.
 pub const CLIENTS_PER_CONNECTION_MAX: usize = 256;
 
@@ -78,6 +80,8 @@ pub struct SeenClient {
     pub consumer_groups: BTreeSet<String>,
     /// Producer groups it listed.
     pub producer_groups: BTreeSet<String>,
+    /// What it subscribes to, by consumer group; `None` if it did not say this time.
+    pub subscriptions: Option<BTreeMap<String, Vec<Subscription>>>,
 }
 
 /// A producer of a group, for the tools.
@@ -194,7 +198,9 @@ impl ConnectionTable {
             Some(client) => {
                 client.connections.retain(|known| known.id != connection.id);
                 client.connections.push(Arc::clone(connection));
+                let before = client.seen.subscriptions.take();
                 client.seen = seen;
+                client.seen.subscriptions = client.seen.subscriptions.take().or(before);
                 client.last_heartbeat = now;
             }
             None => {
@@ -236,6 +242,16 @@ impl ConnectionTable {
         let tables = self.tables.lock();
         let client = tables.clients.get(client_id).filter(|client| client.is_alive());
         client.is_some_and(|client| client.seen.consumer_groups.iter().any(|group| group == consumer_group))
+    }
+
+    /// What a consumer group subscribed to last in a topic, as its clients here said.
+    pub fn subscription(&self, consumer_group: &str, topic: &str) -> Option<Subscription> {
+        let tables = self.tables.lock();
+        let said = tables.clients.values().filter_map(|client| {
+            let subscriptions = client.seen.subscriptions.as_ref()?.get(consumer_group)?;
+            subscriptions.iter().find(|subscription| subscription.topic == topic)
+        });
+        said.max_by_key(|subscription| subscription.version).cloned()
     }
 
     /// (client, consumer group) pairs that are alive here.
@@ -325,6 +341,7 @@ mod tests {
             version: 479,
             consumer_groups: BTreeSet::from([consumer_group.to_owned()]),
             producer_groups: BTreeSet::from(["PG".to_owned()]),
+            subscriptions: None,
         }
     }
 

@@ -14,6 +14,7 @@ use flotilla_api::remoting::codes::response;
 use flotilla_api::remoting::frame::RemotingCommand;
 use flotilla_raft_store::error::{ProposeError, ReadError};
 
+use crate::controllers::NoController;
 use crate::state::Refusal;
 
 /// Why a request was not answered with success.
@@ -153,6 +154,30 @@ impl From<ReadError> for Failure {
     }
 }
 
+impl From<NoController> for Failure {
+    fn from(error: NoController) -> Self {
+        use flotilla_controller::state::Refusal;
+        let refusal = match error {
+            NoController::Unreachable(_) => {
+                return Self::answer(
+                    response::SERVICE_NOT_AVAILABLE,
+                    format!("refused, nothing changed: {error}"),
+                );
+            }
+            NoController::Unknown(reason) => return Self::Unknown(reason),
+            NoController::Refused(refusal) => refusal,
+        };
+        let code = match refusal {
+            Refusal::TopicNotExist => response::TOPIC_NOT_EXIST,
+            Refusal::GroupNotExist => response::SUBSCRIPTION_GROUP_NOT_EXIST,
+            Refusal::QueueOutOfRange | Refusal::FewerQueues => response::INVALID_PARAMETER,
+            Refusal::NoGroups | Refusal::NotFounded => response::SERVICE_NOT_AVAILABLE,
+            _ => response::SYSTEM_ERROR,
+        };
+        Self::answer(code, refusal.to_string())
+    }
+}
+
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal {
@@ -160,8 +185,10 @@ impl From<Refusal> for Failure {
             Refusal::QueueOutOfRange | Refusal::FewerQueues => response::INVALID_PARAMETER,
             Refusal::NotWritable => response::NO_PERMISSION,
             Refusal::StaleGeneration => response::SERVICE_NOT_AVAILABLE,
-            Refusal::GroupNotExist => response::SUBSCRIPTION_GROUP_NOT_EXIST,
-            Refusal::Malformed | Refusal::LimitReached(_) | Refusal::TrimBeyondLog => response::SYSTEM_ERROR,
+            Refusal::OtherTopic => response::SERVICE_NOT_AVAILABLE,
+            Refusal::Malformed | Refusal::Forgotten | Refusal::LimitReached(_) | Refusal::TrimBeyondLog => {
+                response::SYSTEM_ERROR
+            }
         };
         Self::answer(code, refusal.to_string())
     }

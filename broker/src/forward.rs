@@ -1,12 +1,14 @@
-//! One hop to the leader: what must be fresh or writes is done there, whichever node the client asked.
+//! One hop to the owner: what must be fresh or writes is done by the leader of the Raft group that owns it, whichever
+//! node the client asked.
 //!
-//! The node the client is connected to (the *ingress*) sends the whole request to the node it takes for the leader,
-//! with the client's address, its own name and the address it shows to clients. That node serves it or says
-//! `NotLeader`; it never sends it on. The ingress looks again until its deadline, so a client sees a change of leader
-//! as a slow answer, not as an error.
+//! The process the client is connected to (the *ingress*) sends the whole request to the node it takes for the
+//! leader, with the client's address, its own name and the address it shows to clients. That node serves it or says
+//! `NotLeader`; it never sends it on. The ingress looks again until its deadline, also at who owns it, so a client
+//! sees a change of leader as a slow answer, not as an error.
 //!
-//! Holds: a request that is not [`Repeat::Harmless`] is sent again only if surely nothing was done: the other node
-//! said so, or the call never left this one. Everything else is an unknown outcome and is told as such.
+//! Holds: a request that is not [`Repeat::Harmless`] is sent again only if surely nothing was done (the other node said
+//! so, or the call never left this one), or if it is a numbered send ([`Repeat::Recognised`]), which the Raft group
+//! recognises when it comes again. Everything else is an unknown outcome and is told as such.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -15,13 +17,16 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_api::remoting::frame::{self, RemotingCommand};
 use flotilla_raft_store::leadership::Leadership;
+use rand::seq::IndexedRandom;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::Failure;
 use crate::membership;
-use crate::node::Broker;
+use crate::node::{Broker, Owned};
 use crate::peer;
 use crate::router::{self, Origin};
+use crate::state::ForwardMark;
+use crate::topic_changes;
 
 /// How long a request is held while nobody leads: the clients' 3 s less a margin.
 pub const HOLD_MAX: Duration = Duration::from_millis(2_500);
@@ -38,6 +43,9 @@ mod kind {
     pub const REQUEST: u8 = 1;
     pub const ALIVE_MEMBERS: u8 = 2;
     pub const IS_ALIVE: u8 = 3;
+    pub const MEMBERS_CHANGED: u8 = 4;
+    pub const HAS_EPOCH: u8 = 5;
+    pub const HAS_TOPIC: u8 = 6;
 }
 
 /// May a request be carried out twice?
@@ -45,79 +53,160 @@ mod kind {
 pub enum Repeat {
     /// Yes: reads, and writes that say again what is so already.
     Harmless,
-    /// No: it stores a message each time, or undoes what others wrote in between.
+    /// No: it undoes what others wrote in between.
     Harmful,
+    /// It stores messages, once: passed on to another node it is numbered, and the Raft group knows it again.
+    Recognised,
 }
 
-/// Has `request` served by the leader, here or one hop away.
-pub async fn at_leader(
+/// Has `request` served by the leader of the Raft group that owns what it is about, here or one hop away.
+pub async fn at_owner(
     broker: &Arc<Broker>,
+    owned: Owned<'_>,
     request: &RemotingCommand,
     origin: &Origin,
     repeat: Repeat,
 ) -> Result<RemotingCommand, Failure> {
-    if origin.is_forwarded() {
-        return router::serve_as_leader(broker, request, origin).await;
-    }
     let deadline = Instant::now() + HOLD_MAX;
     let mut pause = PAUSE_MIN;
+    let mut number = Numbering::default();
+    let mut uncertain: Option<(u16, Failure)> = None;
     loop {
-        let seen = broker.group.leadership();
-        let outcome = if seen.is_leader && repeat == Repeat::Harmful {
-            let served = timeout_at(deadline, router::serve_as_leader(broker, request, origin)).await;
-            served.unwrap_or_else(|_| Err(too_late(repeat)))
-        } else {
-            Box::pin(attempt(broker, request, origin, repeat, &seen, deadline)).await
+        let Some(group) = broker.owner(owned) else {
+            return Err(Failure::NotLeader { leader: None });
+        };
+        if let Some((before, failure)) = uncertain.take()
+            && before != group
+        {
+            // Only the group that may have done it would know it again.
+            return Err(failure);
+        }
+        let seen = broker.leadership(group);
+        let outcome = match broker.replicas.get(group) {
+            Some(replica) if seen.is_leader && repeat != Repeat::Harmless && number.is_unused() => {
+                let served = router::serve_as_leader(broker, &replica, request, origin);
+                timeout_at(deadline, served)
+                    .await
+                    .unwrap_or_else(|_| Err(too_late(repeat)))
+            }
+            _ => {
+                let mark = (repeat == Repeat::Recognised).then(|| number.next(broker, group));
+                let asked = Asked {
+                    group,
+                    request,
+                    origin,
+                    mark,
+                };
+                Box::pin(attempt(broker, asked, repeat, &seen, deadline)).await
+            }
         };
         let failure = match outcome {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
-        let repeatable =
-            failure.surely_not_done() || (repeat == Repeat::Harmless && matches!(failure, Failure::Unknown(_)));
+        let repeatable = match failure {
+            Failure::Unknown(_) => repeat == Repeat::Harmless || !number.is_unused(),
+            _ => failure.surely_not_done(),
+        };
         if !repeatable || Instant::now() + pause >= deadline {
             return Err(failure);
         }
-        let _ = tokio::time::timeout(pause, broker.group.leadership_changed(&seen)).await;
+        if repeat == Repeat::Recognised && matches!(failure, Failure::Unknown(_)) {
+            uncertain = Some((group, failure));
+        }
+        let _ = tokio::time::timeout(pause, broker.leadership_changed(group, &seen)).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// The number of a request, drawn when it first leaves this node. It is drawn anew when the request goes to another
+/// Raft group, because the one before surely did not do it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Numbering(Option<(u16, ForwardMark)>);
+
+impl Numbering {
+    fn is_unused(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn next(&mut self, broker: &Broker, group: u16) -> ForwardMark {
+        let mark = match self.0 {
+            Some((before, mark)) if before == group => ForwardMark { repeated: true, ..mark },
+            _ => broker.sequences.next(group),
+        };
+        self.0 = Some((group, mark));
+        mark
+    }
+}
+
+/// What is asked of a Raft group.
+#[derive(Clone, Copy, Debug)]
+struct Asked<'a> {
+    group: u16,
+    request: &'a RemotingCommand,
+    origin: &'a Origin,
+    mark: Option<ForwardMark>,
 }
 
 /// One try at the leader that is known now, given up when it cannot be the one to answer any more.
 async fn attempt(
     broker: &Arc<Broker>,
-    request: &RemotingCommand,
-    origin: &Origin,
+    asked: Asked<'_>,
     repeat: Repeat,
     seen: &Leadership,
     deadline: Instant,
 ) -> Result<RemotingCommand, Failure> {
+    let group = asked.group;
     let served = async {
-        match seen.leader.as_deref() {
-            _ if seen.is_leader => router::serve_as_leader(broker, request, origin).await,
-            Some(leader) if leader != broker.node => call(broker, leader, request, origin, deadline).await,
-            _ => Err(Failure::NotLeader { leader: None }),
+        match (broker.replicas.get(group), seen.leader.as_deref()) {
+            (Some(replica), _) if seen.is_leader => {
+                let numbered = Origin {
+                    mark: asked.mark,
+                    ..asked.origin.clone()
+                };
+                router::serve_as_leader(broker, &replica, asked.request, &numbered).await
+            }
+            (_, Some(leader)) if leader != broker.node => call(broker, leader, asked, Wait::No, deadline).await,
+            (Some(_), _) => Err(Failure::NotLeader { leader: None }),
+            (None, _) => match any_member(broker, group) {
+                Some(member) => call(broker, &member, asked, Wait::No, deadline).await,
+                None => Err(Failure::NotLeader { leader: None }),
+            },
         }
     };
     // A silent leader must not hold up what another one could answer.
     tokio::select! {
         biased;
         served = timeout_at(deadline, served) => served.unwrap_or_else(|_| Err(too_late(repeat))),
-        _ = broker.group.leadership_changed(seen), if repeat == Repeat::Harmless => {
+        _ = broker.leadership_changed(group, seen), if repeat == Repeat::Harmless => {
             Err(Failure::NotLeader { leader: None })
         }
-        () = superseded(broker, seen), if repeat != Repeat::Harmless && !seen.is_leader => {
+        () = superseded(broker, group, seen), if repeat != Repeat::Harmless && !seen.is_leader => {
             Err(Failure::Unknown("another leader was elected before the answer came".to_owned()))
         }
     }
 }
 
+/// Some node with a replica of the group, a living one if there is one: it knows who leads.
+fn any_member(broker: &Broker, group: u16) -> Option<String> {
+    let mut members: Vec<String> = broker.metadata.read(|metadata| {
+        let group = metadata.groups.get(&group)?;
+        Some(group.members.iter().map(|replica| replica.node.clone()).collect())
+    })?;
+    members.retain(|node| *node != broker.node);
+    let living: Vec<&String> = members.iter().filter(|node| broker.peers.is_living(node)).collect();
+    match living.len() {
+        0 => members.choose(&mut rand::rng()).cloned(),
+        _ => living.choose(&mut rand::rng()).map(|node| (*node).clone()),
+    }
+}
+
 /// Returns once another node leads than `seen` says, and the one before has had the time to answer: one that handed
 /// over does, a silent one never will.
-async fn superseded(broker: &Broker, seen: &Leadership) {
+async fn superseded(broker: &Broker, group: u16, seen: &Leadership) {
     let mut last = seen.clone();
     while last.leader.is_none() || last.leader == seen.leader {
-        last = broker.group.leadership_changed(&last).await;
+        last = broker.leadership_changed(group, &last).await;
     }
     tokio::time::sleep(ANSWER_OF_OLD_LEADER_MAX).await;
 }
@@ -126,24 +215,84 @@ fn too_late(repeat: Repeat) -> Failure {
     let reason = format!("no answer within {} ms", HOLD_MAX.as_millis());
     match repeat {
         Repeat::Harmless => Failure::Unavailable(reason),
-        Repeat::Harmful => Failure::Unknown(reason),
+        Repeat::Harmful | Repeat::Recognised => Failure::Unknown(reason),
+    }
+}
+
+/// May the other node let the request wait for a message?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// It answers with what is there.
+    No,
+    /// As long as the request says.
+    Yes,
+}
+
+/// A request that may wait for a message, where the ingress has no replica: it waits at the owner.
+pub async fn wait_at_owner(
+    broker: &Arc<Broker>,
+    owned: Owned<'_>,
+    request: &RemotingCommand,
+    origin: &Origin,
+    patience: Duration,
+) -> Result<RemotingCommand, Failure> {
+    let deadline = Instant::now() + patience + HOLD_MAX;
+    let mut pause = PAUSE_MIN;
+    loop {
+        let Some(group) = broker.owner(owned) else {
+            return Err(Failure::NotLeader { leader: None });
+        };
+        let seen = broker.leadership(group);
+        let target = seen.leader.as_deref().map(str::to_owned);
+        let asked = Asked {
+            group,
+            request,
+            origin,
+            mark: None,
+        };
+        let failure = match target.or_else(|| any_member(broker, group)) {
+            Some(node) => {
+                let answered = tokio::select! {
+                    answered = call(broker, &node, asked, Wait::Yes, deadline) => answered,
+                    // Whoever leads now wakes the pull; the one before may be silent.
+                    _ = broker.leadership_changed(group, &seen) => Err(Failure::NotLeader { leader: None }),
+                };
+                match answered {
+                    Ok(answer) => return Ok(answer),
+                    Err(failure) => failure,
+                }
+            }
+            None => Failure::NotLeader { leader: None },
+        };
+        if Instant::now() + pause >= deadline {
+            return Err(failure);
+        }
+        let _ = tokio::time::timeout(pause, broker.leadership_changed(group, &seen)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
 async fn call(
     broker: &Arc<Broker>,
-    leader: &str,
-    request: &RemotingCommand,
-    origin: &Origin,
+    node: &str,
+    asked: Asked<'_>,
+    wait: Wait,
     deadline: Instant,
 ) -> Result<RemotingCommand, Failure> {
+    let group = asked.group;
     broker.metrics.forwarded.inc();
-    let call = encode_forwarded(request, origin, &broker.node);
-    match broker.peers.call(leader, call, deadline.into_std()).await {
+    let call = encode_forwarded(asked, &broker.node, wait);
+    let outcome = match broker.peers.call(node, call, deadline.into_std()).await {
         Ok(reply) => decode_reply(reply),
         Err(error) if peer::surely_not_sent(&error) => Err(Failure::NotLeader { leader: None }),
-        Err(error) => Err(Failure::Unknown(format!("call {leader}: {error}"))),
+        Err(error) => Err(Failure::Unknown(format!("call {node}: {error}"))),
+    };
+    match &outcome {
+        Err(Failure::NotLeader { leader: Some(leader) }) if leader != node => broker.leaders.hint(group, leader),
+        Err(_) => broker.leaders.forget(group, node),
+        Ok(_) => broker.leaders.hint(group, node),
     }
+    outcome
 }
 
 /// The call that asks a node which members of consumer groups are alive there.
@@ -159,10 +308,57 @@ pub fn is_alive_call(client_id: &str) -> Bytes {
     call.freeze()
 }
 
+/// The call that tells a node that the members of a consumer group changed.
+pub fn members_changed_call(consumer_group: &str) -> Bytes {
+    let mut call = BytesMut::with_capacity(1 + consumer_group.len());
+    call.put_u8(kind::MEMBERS_CHANGED);
+    call.put_slice(consumer_group.as_bytes());
+    call.freeze()
+}
+
+/// The call that is answered once a node's copy of the metadata has reached `epoch`.
+pub fn has_epoch_call(epoch: u64) -> Bytes {
+    let mut call = BytesMut::with_capacity(9);
+    call.put_u8(kind::HAS_EPOCH);
+    call.put_u64(epoch);
+    call.freeze()
+}
+
+/// The call that is answered once the leader of a Raft group has a topic as it was in `version` or later: 1, or 0 if
+/// the node does not lead.
+pub fn has_topic_call(group: u16, version: u64, topic: &str) -> Bytes {
+    let mut call = BytesMut::with_capacity(11 + topic.len());
+    call.put_u8(kind::HAS_TOPIC);
+    call.put_u16(group);
+    call.put_u64(version);
+    call.put_slice(topic.as_bytes());
+    call.freeze()
+}
+
 /// Serves what another node passed on or asks; registered with the peer listener.
 pub async fn serve(broker: &Arc<Broker>, call: Bytes) -> Bytes {
     match call.split_first() {
         Some((&kind::ALIVE_MEMBERS, _)) => return membership::encode_members(&broker.connections.alive_members()),
+        Some((&kind::MEMBERS_CHANGED, group)) => {
+            if let Ok(group) = std::str::from_utf8(group) {
+                membership::notify_consumers(&broker.connections, group);
+            }
+            return Bytes::new();
+        }
+        Some((&kind::HAS_EPOCH, epoch)) => {
+            let epoch = epoch.try_into().map(u64::from_be_bytes).unwrap_or_default();
+            topic_changes::epoch_reached(broker, epoch).await;
+            return Bytes::new();
+        }
+        Some((&kind::HAS_TOPIC, _)) => {
+            let mut rest = call.slice(1..);
+            let (Ok(group), Ok(version)) = (rest.try_get_u16(), rest.try_get_u64()) else {
+                return Bytes::from_static(&[0]);
+            };
+            let topic = String::from_utf8_lossy(&rest).into_owned();
+            let has = topic_changes::leader_has(broker, group, &topic, version).await;
+            return Bytes::from_static(if has { &[1] } else { &[0] });
+        }
         Some((&kind::IS_ALIVE, client_id)) => {
             let alive = std::str::from_utf8(client_id).is_ok_and(|id| broker.connections.is_alive(id));
             return Bytes::from_static(if alive { &[1] } else { &[0] });
@@ -177,6 +373,9 @@ pub async fn serve(broker: &Arc<Broker>, call: Bytes) -> Bytes {
         client,
         store_host,
         ingress,
+        group,
+        wait,
+        mark,
         request,
     } = forwarded;
     let origin = Origin {
@@ -184,26 +383,56 @@ pub async fn serve(broker: &Arc<Broker>, call: Bytes) -> Bytes {
         store_host,
         ingress: Some(ingress),
         connection: None,
+        mark,
     };
-    let outcome = router::serve_as_leader_guarded(broker, &request, &origin).await;
+    let outcome = match broker.replicas.get(group) {
+        Some(replica) if replica.group.is_leader() => {
+            let waits = wait == Wait::Yes;
+            router::serve_as_leader_guarded(broker, &replica, &request, &origin, waits).await
+        }
+        _ => Err(Failure::NotLeader {
+            leader: broker.leadership(group).leader.as_deref().map(str::to_owned),
+        }),
+    };
     encode_reply(&outcome, Some(&request))
 }
 
 /// A request on its one hop:
 ///
-///   | kind: 1 | client: 6 | store host: 6 | ingress length: 1 | ingress | remoting frame |
+///   | kind: 1 | raft group: 2 | wait: 1 | mark: 1 | if marked: ingress process: 8, sequence: 8 |
+///   | client: 6 | store host: 6 | ingress length: 1 | ingress | remoting frame |
 #[derive(Debug)]
 struct Forwarded {
     client: SocketAddrV4,
     store_host: SocketAddrV4,
     ingress: String,
+    group: u16,
+    wait: Wait,
+    mark: Option<ForwardMark>,
     request: RemotingCommand,
 }
 
 /// Writes a [`Forwarded`] from its parts.
-fn encode_forwarded(request: &RemotingCommand, origin: &Origin, ingress: &str) -> Bytes {
+fn encode_forwarded(asked: Asked<'_>, ingress: &str, wait: Wait) -> Bytes {
+    let Asked {
+        group,
+        request,
+        origin,
+        mark,
+    } = asked;
     let mut out = BytesMut::with_capacity(512 + request.body.len());
     out.put_u8(kind::REQUEST);
+    out.put_u16(group);
+    out.put_u8(u8::from(wait == Wait::Yes));
+    out.put_u8(match mark {
+        None => 0,
+        Some(ForwardMark { repeated: false, .. }) => 1,
+        Some(ForwardMark { repeated: true, .. }) => 2,
+    });
+    if let Some(mark) = mark {
+        out.put_u64(mark.ingress);
+        out.put_u64(mark.sequence);
+    }
     put_address(&mut out, origin.client);
     put_address(&mut out, origin.store_host);
     out.put_u8(u8::try_from(ingress.len()).expect("node names are checked to be short when settings are read"));
@@ -217,6 +446,20 @@ impl Forwarded {
         if call.try_get_u8().ok()? != kind::REQUEST {
             return None;
         }
+        let group = call.try_get_u16().ok()?;
+        let wait = match call.try_get_u8().ok()? {
+            0 => Wait::No,
+            _ => Wait::Yes,
+        };
+        let mark = match call.try_get_u8().ok()? {
+            0 => None,
+            marked => Some(ForwardMark {
+                ingress: call.try_get_u64().ok()?,
+                sequence: call.try_get_u64().ok()?,
+                part: 0,
+                repeated: marked == 2,
+            }),
+        };
         let client = get_address(&mut call)?;
         let store_host = get_address(&mut call)?;
         let length = usize::from(call.try_get_u8().ok()?);
@@ -229,6 +472,9 @@ impl Forwarded {
             client,
             store_host,
             ingress,
+            group,
+            wait,
+            mark,
             request,
         })
     }
@@ -323,11 +569,25 @@ mod tests {
             store_host: SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 10_911),
             ingress: None,
             connection: None,
+            mark: None,
         };
-        let bytes = encode_forwarded(&request(), &origin, "n2");
+        let mark = Some(ForwardMark {
+            ingress: 5,
+            sequence: 6,
+            part: 0,
+            repeated: true,
+        });
+        let asked = Asked {
+            group: 7,
+            request: &request(),
+            origin: &origin,
+            mark,
+        };
+        let bytes = encode_forwarded(asked, "n2", Wait::Yes);
         let there = Forwarded::decode(bytes.clone()).unwrap();
         assert_eq!((there.client, there.store_host), (origin.client, origin.store_host));
-        assert_eq!(there.ingress, "n2");
+        assert_eq!((there.ingress.as_str(), there.group, there.wait), ("n2", 7, Wait::Yes));
+        assert_eq!(there.mark, mark);
         assert_eq!((there.request.code, there.request.opaque), (310, 77));
         assert_eq!(there.request.fields.get("b"), Some("T"));
         assert_eq!(there.request.body, "body");

@@ -1,4 +1,4 @@
-//! A node of a Flotilla cluster: sockets outside, one replicated log a Raft group inside.
+//! The processes of a Flotilla cluster, nodes and controllers: sockets outside, one replicated log a Raft group inside.
 //!
 //! Reading order for what is stored: [`state`], [`queue_index`], [`key_index`], [`machine`].
 
@@ -7,6 +7,9 @@ pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod connection_table;
+pub mod consumer_groups;
+pub mod controller_process;
+pub mod controllers;
 pub mod error;
 pub mod forward;
 pub mod handlers;
@@ -14,6 +17,7 @@ pub mod http;
 pub mod incoming;
 pub mod key_index;
 pub mod kv;
+pub mod leaders;
 pub mod long_poll;
 pub mod machine;
 pub mod membership;
@@ -22,9 +26,12 @@ pub mod metrics;
 pub mod node;
 pub mod peer;
 pub mod queue_index;
+pub mod replica;
 pub mod route;
 pub mod router;
+pub mod sequences;
 pub mod server;
 pub mod standalone;
 pub mod state;
+pub mod topic_changes;
 pub mod volume;

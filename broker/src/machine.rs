@@ -30,6 +30,7 @@ use crate::key_index::{KeyIndex, RUN_KEYS, StoreTimes};
 use crate::kv::{Kv, KvSettings};
 use crate::queue_index;
 use crate::state::effects::RecordChange;
+use crate::state::forwarded;
 use crate::state::records::{Key, QUEUE, QueueId};
 use crate::state::topics::BatchStart;
 use crate::state::{Append, Command, Effects, KIND_APPEND, Refusal, Reply};
@@ -211,6 +212,10 @@ impl StateMachine for Machine {
             put_progress(&mut out, &memory);
             put_records(&mut out, &effects);
             put_queues(&mut out, &memory, &entry);
+            if !effects.forwarded.is_empty() {
+                let (key, value) = forwarded::entry_record(log_id.index, &effects.forwarded);
+                out.put(key, value);
+            }
             entry
         };
         let keys = self.shared.keys();
@@ -387,5 +392,4 @@ fn put_queues(out: &mut WriteBatch, memory: &Memory, entry: &LastEntry) {
 }
 
 #[cfg(test)]
-#[path = "machine_test.rs"]
 mod tests;

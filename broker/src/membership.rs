@@ -20,7 +20,7 @@ use tracing::{debug, info};
 
 use crate::connection_table::{ConnectionTable, Departed};
 use crate::forward::{self, Repeat};
-use crate::node::Broker;
+use crate::node::{Broker, Owned};
 use crate::router::Origin;
 use crate::server::stopped;
 
@@ -44,6 +44,32 @@ pub fn notify_consumers(connections: &ConnectionTable, consumer_group: &str) {
         if !connection.push(notice) {
             debug!(peer = %connection.peer, consumer_group, "a connection takes no notification");
         }
+    }
+}
+
+/// Tells nodes without a replica of the coordinator to look at the group again, too: clients may be connected there.
+pub fn notify_other_nodes(broker: &Arc<Broker>, group: u16, consumer_group: String) {
+    let with_replica = broker.metadata.read(|metadata| {
+        let members = metadata.groups.get(&group).map(|group| &group.members);
+        let nodes = members.into_iter().flatten().map(|replica| replica.node.clone());
+        nodes.collect::<HashSet<_>>()
+    });
+    let others: Vec<_> = other_living_nodes(broker)
+        .into_iter()
+        .filter(|node| !with_replica.contains(node))
+        .collect();
+    // Without a runtime the process is going down.
+    if let (false, Ok(runtime)) = (others.is_empty(), tokio::runtime::Handle::try_current()) {
+        let broker = Arc::clone(broker);
+        runtime.spawn(async move {
+            for node in others {
+                let call = forward::members_changed_call(&consumer_group);
+                let deadline = (Instant::now() + ASK_MAX).into_std();
+                if let Err(error) = broker.peers.call(&node, call, deadline).await {
+                    debug!(node, %error, consumer_group, "tell a node that members changed");
+                }
+            }
+        });
     }
 }
 
@@ -89,7 +115,14 @@ pub async fn leave(broker: &Arc<Broker>, client_id: &str, consumer_group: &str) 
     let mut request = RemotingCommand::request(request::UNREGISTER_CLIENT);
     request.fields.push("clientID", client_id);
     request.fields.push("consumerGroup", consumer_group);
-    let left = forward::at_leader(broker, &request, &Origin::local(broker), Repeat::Harmful).await;
+    let left = forward::at_owner(
+        broker,
+        Owned::Members(consumer_group),
+        &request,
+        &Origin::local(broker),
+        Repeat::Harmful,
+    )
+    .await;
     match left {
         Ok(_) => debug!(client_id, consumer_group, "a client left with its connection"),
         Err(failure) => info!(
@@ -109,7 +142,7 @@ fn other_living_nodes(broker: &Broker) -> Vec<String> {
         .collect()
 }
 
-/// While this node leads: compares the members with what the living nodes see, until `shutdown`.
+/// Compares the members of the Raft groups led here with what the living nodes see, until `shutdown`.
 pub async fn expire(broker: Arc<Broker>, mut shutdown: watch::Receiver<bool>) {
     let mut absent = Absent::default();
     let mut ticks = tokio::time::interval(COMPARE_INTERVAL);
@@ -119,16 +152,20 @@ pub async fn expire(broker: Arc<Broker>, mut shutdown: watch::Receiver<bool>) {
             _ = ticks.tick() => {}
             () = stopped(&mut shutdown) => return,
         }
-        if !broker.group.is_leader() {
+        let led = broker.replicas.led();
+        if led.is_empty() {
             absent = Absent::default();
             continue;
         }
         let Some(alive) = alive_anywhere(&broker).await else {
             continue;
         };
-        let members = broker.state.active_consumer_groups().into_iter().flat_map(|group| {
-            let members = broker.state.members(&group).into_iter();
-            members.map(move |member| (member.client_id, group.clone()))
+        let members = led.iter().flat_map(|replica| {
+            let groups = replica.state.active_consumer_groups().into_iter();
+            groups.flat_map(|group| {
+                let members = replica.state.members(&group).into_iter();
+                members.map(move |member| (member.client_id, group.clone()))
+            })
         });
         for (client_id, group) in absent.compare(members.collect(), &alive, Instant::now()) {
             info!(

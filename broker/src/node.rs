@@ -1,100 +1,59 @@
-//! One node: its sockets, its volume, its replica of the Raft group, and the order in which they start and stop.
+//! One node: its sockets, its volume, its replicas, and the order in which they start and stop.
 //!
-//! Start: bind every listener, lock the volume, answer peers and `/healthz`, learn or make the founding, open the
-//! replica, serve clients, be ready. Stop: leave the routes, hand leadership over, let clients go, answer what
-//! waits, close the replica, close the sockets.
+//! Start: bind every listener, lock the volume, learn the cluster from the copy on disk or from the controllers, serve
+//! clients by passing their requests on, open the replicas, be ready. Stop: leave the routes, hand leaderships over,
+//! let clients go, answer what waits, close the replicas, close the sockets.
 //!
-//! Holds: nothing takes part in Raft before the founding names this volume. A crash at any step is a restart.
-//! Not here: deciding which groups exist; this version has one, with the members of the configuration.
+//! Holds: nothing takes part in Raft under an id that the controller did not give this volume. A crash at any step is
+//! a restart. Not here: deciding which groups exist and where, which is the controller's.
 
 mod address;
+mod broker;
 mod events;
-mod founding;
+mod introduction;
+mod leader_duties;
 mod listeners;
+pub mod metadata_copy;
 mod peering;
+mod replica_keeper;
 mod retention;
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
-use flotilla_raft_store::disk::files::FileDisk;
-use flotilla_raft_store::group::{Group, GroupConfig};
-use flotilla_raft_store::identity::GroupIdentity;
-use flotilla_raft_store::runtime::TokioRuntime;
+use flotilla_controller::feed::Feed;
+use flotilla_controller::metadata;
+use flotilla_controller::protocol::cluster_id_bytes;
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-pub use founding::FoundingError;
-pub use listeners::{BoundPorts, Listeners};
+pub use broker::{Broker, Owned};
+pub use listeners::{BoundPorts, Listeners, bind};
+pub use peering::Peering;
 
-use crate::config::{Flush, Member, Settings};
-use crate::connection_table::ConnectionTable;
+use crate::config::Settings;
+use crate::consumer_groups::{self, AppearedGroups};
+use crate::controllers::Controllers;
 use crate::http;
-use crate::incoming::{Budget, REQUEST_BYTES_MAX};
-use crate::long_poll::ParkedPulls;
-use crate::machine::{Machine, MachineSettings, StateReader};
 use crate::membership;
 use crate::metrics::Metrics;
-use crate::peer::{DigestInfo, NodeInfo, PeerTransport, Peers, ReplicaInfo, serve_peers};
+use crate::peer::{NodeInfo, serve_peers};
 use crate::server::serve_remoting;
-use crate::volume::{Founding, Owner, Volume, cluster_id};
+use crate::volume::{ClusterLabel, Owner, Role, Volume};
+use introduction::Introduction;
+use metadata_copy::Registration;
+use replica_keeper::ReplicaKeeper;
 
-/// The Raft group of a broker, with everything generic filled in.
-pub type BrokerGroup = Group<TokioRuntime, FileDisk, PeerTransport, Machine>;
-
-/// The only Raft group's name.
-pub const GROUP_NAME: &str = "g1";
-/// Its number, shown in positions.
-pub const GROUP_NUMBER: u16 = 1;
-/// Which creation of the group it is: the first.
-const GROUP_CREATION: u64 = 1;
-
-/// How often the node's own address is looked up and its figures renewed.
-const INTRODUCE_INTERVAL: Duration = Duration::from_secs(2);
-/// How long the founder waits for others before the first election, and how often it asks.
-const FIRST_ELECTION_WAIT_MAX: Duration = Duration::from_secs(1);
-const FIRST_ELECTION_POLL: Duration = Duration::from_millis(5);
 /// How long tasks are given to end once they were told to.
-const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long a planned stop waits for another leader.
+const STOP_WAIT_MAX: Duration = Duration::from_secs(15);
+/// How long a planned stop waits for other leaders.
 const HAND_OVER_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How often a planned stop looks whether all clients have left.
 const LEAVE_CHECK_INTERVAL: Duration = Duration::from_millis(100);
-
-/// What every request handler of a node stands on.
-#[derive(Debug)]
-pub struct Broker {
-    /// This node's stable name.
-    pub node: String,
-    /// The cluster's name.
-    pub cluster: String,
-    /// Settings of this node.
-    pub settings: Settings,
-    /// Name of the Raft group.
-    pub group_name: String,
-    /// Its number in positions.
-    pub group_number: u16,
-    /// This node's replica.
-    pub group: BrokerGroup,
-    /// The replica's applied state.
-    pub state: StateReader,
-    /// All members.
-    pub peers: Arc<Peers>,
-    /// Client connections of this node.
-    pub connections: Arc<ConnectionTable>,
-    /// Pulls waiting for a message.
-    pub parked: Arc<ParkedPulls>,
-    /// Room for long requests.
-    pub request_budget: Budget,
-    /// What this node counts.
-    pub metrics: Arc<Metrics>,
-    /// Set while this node's disk is too full for more messages.
-    pub disk_full: AtomicBool,
-}
 
 /// A running node.
 #[derive(Debug)]
@@ -103,118 +62,86 @@ pub struct Node {
     ports: BoundPorts,
     leaving: watch::Sender<bool>,
     stop_clients: watch::Sender<bool>,
+    stop_replicas: watch::Sender<bool>,
     stop_all: watch::Sender<bool>,
     clients: JoinSet<()>,
+    replicas: JoinSet<()>,
     tasks: JoinSet<()>,
-    /// Keeps the folder locked while the node runs.
-    _volume: Volume,
-}
-
-/// The Raft group of the cluster called `cluster`.
-pub fn group_identity(cluster: &str) -> GroupIdentity {
-    GroupIdentity {
-        cluster: cluster_id(cluster),
-        group: u32::from(GROUP_NUMBER),
-        creation: GROUP_CREATION,
-    }
-}
-
-/// This node's replica as the others are told.
-pub fn replica_info(broker: &Broker) -> ReplicaInfo {
-    let status = broker.group.status();
-    ReplicaInfo {
-        leader: status.leader,
-        term: status.term,
-        last_index: status.last.map_or(0, |id| id.index),
-        flushed_index: status.flushed.map_or(0, |id| id.index),
-        committed_index: status.committed.map_or(0, |id| id.index),
-        applied_index: status.applied.map_or(0, |id| id.index),
-        log_offset_end: status.log_offsets.1,
-        closed: status.closed,
-        digest: last_digest(broker),
-    }
-}
-
-/// The last digest this replica computed.
-pub fn last_digest(broker: &Broker) -> Option<DigestInfo> {
-    let digest = broker.state.last_digest()?;
-    Some(DigestInfo {
-        nonce: digest.nonce,
-        index: digest.log_id.index,
-        value: digest.value,
-    })
 }
 
 impl Node {
-    /// Starts a node on bound sockets; returns once it takes clients. Until the group is founded it waits for the
-    /// other members; dropping the future gives up and closes everything.
-    pub async fn start(settings: Settings, members: Vec<Member>, listeners: Listeners) -> anyhow::Result<Self> {
+    /// Starts a node on bound sockets; returns once it takes clients and has opened its replicas. A node without a
+    /// copy of the metadata waits for the controllers; dropping the future gives up and closes everything.
+    pub async fn start(settings: Settings, listeners: Listeners) -> anyhow::Result<Self> {
         let ports = listeners.ports().context("read the bound ports")?;
         let owner = Owner {
-            cluster: settings.cluster.name.clone(),
-            node: settings.node.clone(),
-            replica: settings.replica_id(),
+            role: Role::Node,
+            name: settings.node.clone(),
         };
         let mut volume = Volume::open(&settings.data, &owner)?;
-        let identity = group_identity(&settings.cluster.name);
         let metrics = Arc::new(Metrics::new());
-        let peers = Peers::new(&settings.node, identity, &members, metrics.clone());
         let stage = Arc::new(OnceLock::new());
-        let (leaving, stop_clients, stop_all) = (
-            watch::Sender::new(false),
-            watch::Sender::new(false),
-            watch::Sender::new(false),
-        );
-        if !settings.controllers.is_empty() {
-            warn!("controllers are configured, but this version places replicas by cluster.members alone");
-        }
-
-        let mut introduction = Introduction {
-            peers: peers.clone(),
-            host: settings.advertised_host(),
-            ports,
-            info: NodeInfo {
-                node: settings.node.clone(),
-                replica: owner.replica,
-                volume: volume.id().to_owned(),
-                founding: volume.founding().cloned(),
-                ..NodeInfo::default()
-            },
-        };
-        introduction.renew().await;
+        let switch = || watch::Sender::new(false);
+        let (leaving, stop_clients, stop_replicas, stop_all) = (switch(), switch(), switch(), switch());
         let mut tasks = JoinSet::new();
-        let peering = Arc::new(peering::Peering {
-            peers: peers.clone(),
+        let peering = Arc::new(Peering {
+            node: settings.node.clone(),
             broker: stage.clone(),
         });
         tasks.spawn(serve_peers(
             listeners.peer,
-            peers.clone(),
+            metrics.clone(),
             peering,
             stop_all.subscribe(),
         ));
-        tasks.spawn(peers.clone().probe(stop_all.subscribe()));
         tasks.spawn(http::serve(listeners.http, stage.clone(), stop_all.subscribe()));
 
-        let founding = founding::take_part(&mut volume, &settings, &peers).await?;
-        introduction.info.founding = Some(founding.clone());
+        let registration = Registration {
+            name: settings.node.clone(),
+            record: metadata::Node {
+                volume: volume.id().to_owned(),
+                zone: settings.zone.clone(),
+                peer: format!("{}:{}", settings.advertised_host(), ports.peer),
+            },
+        };
+        let (feed, controllers) = learn_cluster(&settings, &mut volume, &registration, metrics.clone()).await?;
+        let (broker, appeared) = Broker::new(settings, feed, controllers, metrics)?;
+        let broker = Arc::new(broker);
+        metadata_copy::set_peers(&broker);
+        let mut introduction = Introduction {
+            peers: broker.peers.clone(),
+            host: broker.settings.advertised_host(),
+            ports,
+            info: NodeInfo {
+                node: broker.node.clone(),
+                ..NodeInfo::default()
+            },
+        };
         introduction.renew().await;
-
-        let broker = open(settings, &mut volume, identity, peers, metrics).await?;
         if stage.set(broker.clone()).is_err() {
-            unreachable!("the broker of a node is made once");
+            unreachable!("the broker of a process is made once");
         }
-        found(&broker, &founding).await?;
+        let folder = volume.folder().to_owned();
+        let stop = || stop_all.subscribe();
+        tasks.spawn(metadata_copy::keep_on_disk(broker.metadata.clone(), folder, stop()));
+        tasks.spawn(metadata_copy::keep_registered(broker.clone(), registration, stop()));
+        spawn_common(&mut tasks, &broker, appeared, &stop_all);
+        tasks.spawn(metadata_copy::follow(broker.clone(), stop()));
+        tasks.spawn(retention::watch_disk(broker.clone(), stop()));
+        tasks.spawn(membership::expire(broker.clone(), stop()));
 
+        // Forwarding comes first: a node that was killed is of use to its clients before its replicas are open.
         let mut clients = JoinSet::new();
         for listener in [listeners.remoting, listeners.vip, listeners.name_server] {
             clients.spawn(serve_remoting(listener, broker.clone(), stop_clients.subscribe()));
         }
         introduction.info.ready = true;
         introduction.renew().await;
-        tasks.spawn(introduction.keep(leaving.subscribe(), stop_all.subscribe()));
-        tasks.spawn(retention::keep(broker.clone(), stop_all.subscribe()));
-        tasks.spawn(membership::expire(broker.clone(), stop_all.subscribe()));
+        tasks.spawn(introduction.keep(leaving.subscribe(), stop()));
+        let mut keeper = ReplicaKeeper::new(broker.clone(), volume);
+        keeper.look().await;
+        let mut replicas = JoinSet::new();
+        replicas.spawn(keeper.run(stop_replicas.subscribe()));
         info!(
             node_id = broker.node,
             remoting = ports.remoting,
@@ -226,10 +153,11 @@ impl Node {
             ports,
             leaving,
             stop_clients,
+            stop_replicas,
             stop_all,
             clients,
+            replicas,
             tasks,
-            _volume: volume,
         })
     }
 
@@ -243,38 +171,39 @@ impl Node {
         self.ports
     }
 
-    /// Returns when the replica closed itself, with the reason.
-    pub async fn closed(&self) -> String {
-        self.broker.group.closed().await
-    }
-
     /// Stops in order. `hurry` cuts the wait for clients to leave short.
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
         info!(node_id = self.broker.node, "leaves the routes");
         self.leaving.send_replace(true);
-        if self.broker.peers.nodes().len() > 1 {
+        let others = self.broker.peers.nodes().iter().any(|node| !node.here && node.living);
+        if others {
             let patience = Duration::from_secs(self.broker.settings.policy.leave_seconds);
             tokio::select! {
                 () = self.clients_gone() => {}
                 () = tokio::time::sleep(patience) => {}
                 () = hurry => {}
             }
-        }
-        if self.broker.group.is_leader() && self.broker.peers.nodes().len() > 1 {
-            match timeout(HAND_OVER_WAIT_MAX, self.broker.group.transfer_leader(None)).await {
-                Ok(Ok(())) => info!(node_id = self.broker.node, "handed leadership over"),
-                Ok(Err(error)) => warn!(%error, "hand leadership over"),
-                Err(_) => warn!("nobody took leadership over in time"),
-            }
+            self.hand_over().await;
         }
         self.stop_clients.send_replace(true);
-        join_all(&mut self.clients, "client ports").await;
-        if timeout(STOP_WAIT_MAX, self.broker.group.shutdown()).await.is_err() {
-            warn!("the replica did not close in time");
-        }
+        join_all_tasks(&mut self.clients, "client ports").await;
+        self.stop_replicas.send_replace(true);
+        join_all_tasks(&mut self.replicas, "replicas").await;
         self.stop_all.send_replace(true);
-        join_all(&mut self.tasks, "tasks").await;
+        join_all_tasks(&mut self.tasks, "tasks").await;
         info!(node_id = self.broker.node, "stopped");
+    }
+
+    async fn hand_over(&self) {
+        let led = self.broker.replicas.led();
+        let handed_over = led.iter().map(|replica| async move {
+            match timeout(HAND_OVER_WAIT_MAX, replica.group.transfer_leader(None)).await {
+                Ok(Ok(())) => info!(group = replica.name, "handed leadership over"),
+                Ok(Err(error)) => warn!(group = replica.name, %error, "hand leadership over"),
+                Err(_) => warn!(group = replica.name, "nobody took leadership over in time"),
+            }
+        });
+        join_all(handed_over).await;
     }
 
     async fn clients_gone(&self) {
@@ -285,7 +214,30 @@ impl Node {
     }
 }
 
-async fn join_all(tasks: &mut JoinSet<()>, what: &str) {
+/// What every process that serves clients does all the time, a node or a controller.
+pub fn spawn_common(
+    tasks: &mut JoinSet<()>,
+    broker: &Arc<Broker>,
+    appeared: AppearedGroups,
+    stop_all: &watch::Sender<bool>,
+) {
+    let stop = || stop_all.subscribe();
+    tasks.spawn(metadata_copy::keep_peers(broker.clone(), stop()));
+    tasks.spawn(consumer_groups::keep(broker.clone(), appeared, stop()));
+    let heard = {
+        let broker = Arc::downgrade(broker);
+        move |info: &NodeInfo| {
+            let Some(broker) = broker.upgrade() else { return };
+            for (group, replica) in &info.replicas {
+                broker.leaders.learn(*group, replica.term, replica.leader.as_deref());
+            }
+        }
+    };
+    tasks.spawn(broker.peers.clone().probe(heard, stop()));
+}
+
+/// Waits for tasks that were told to stop.
+pub async fn join_all_tasks(tasks: &mut JoinSet<()>, what: &str) {
     let joined = async { while tasks.join_next().await.is_some() {} };
     if timeout(STOP_WAIT_MAX, joined).await.is_err() {
         warn!(what, "did not stop in time");
@@ -293,125 +245,36 @@ async fn join_all(tasks: &mut JoinSet<()>, what: &str) {
     }
 }
 
-/// Opens state and log of this node's replica.
-async fn open(
-    settings: Settings,
+/// The metadata from the volume's copy, or from the controllers for a volume without one.
+async fn learn_cluster(
+    settings: &Settings,
     volume: &mut Volume,
-    identity: GroupIdentity,
-    peers: Arc<Peers>,
+    registration: &Registration,
     metrics: Arc<Metrics>,
-) -> anyhow::Result<Arc<Broker>> {
-    let folder = volume.open_group_folder(GROUP_NAME)?;
-    let connections = Arc::new(ConnectionTable::new(settings.policy.connections_max));
-    let parked = Arc::new(ParkedPulls::new(settings.policy.parked_pulls_max));
-    let events = Arc::new(events::NodeEvents {
-        node: settings.node.clone(),
-        parked: parked.clone(),
-        connections: connections.clone(),
-    });
-    let state_folder = folder.join("state");
-    let (machine, state) =
-        tokio::task::spawn_blocking(move || Machine::open(&state_folder, MachineSettings::default(), events))
-            .await
-            .context("open the state")?
-            .context("open the state")?;
-    let config = GroupConfig {
-        identity,
-        replica: settings.replica_id(),
-        node: settings.node.clone(),
-        folder,
-        timing: settings.timing(),
-        log_file_bytes: settings.log.file_bytes,
-        flush_sync: settings.log.flush == Flush::Sync,
-    };
-    let transport = PeerTransport::new(peers.clone());
-    let group = Group::open(config, FileDisk, transport, machine)
-        .await
-        .context("open the log")?;
-    Ok(Arc::new(Broker {
-        node: settings.node.clone(),
-        cluster: settings.cluster.name.clone(),
-        group_name: GROUP_NAME.to_owned(),
-        group_number: GROUP_NUMBER,
-        settings,
-        group,
-        state,
-        peers,
-        connections,
-        parked,
-        request_budget: Budget::new(REQUEST_BYTES_MAX),
+) -> anyhow::Result<(Arc<Feed>, Arc<Controllers>)> {
+    let label = volume.cluster().cloned();
+    let known_id = label.as_ref().and_then(|label| cluster_id_bytes(&label.id));
+    let controllers = Controllers::new(
+        &settings.node,
+        &settings.controllers,
+        known_id.unwrap_or_default(),
         metrics,
-        disk_full: AtomicBool::new(false),
-    }))
-}
-
-/// The founder initialises the group; a restart after a crash in between does it again, which changes nothing.
-async fn found(broker: &Broker, founding: &Founding) -> anyhow::Result<()> {
-    if broker.node != broker.settings.founder() || !broker.group.status().members.is_empty() {
-        return Ok(());
-    }
-    majority_takes_part(broker).await;
-    let members = founding
-        .iter()
-        .map(|(node, member)| (member.replica, node.clone()))
-        .collect();
-    broker
-        .group
-        .initialize(members)
-        .await
-        .context("initialise the raft group")
-}
-
-/// Waits a moment until so many others take part that the first election can succeed: one that comes too early costs
-/// an election timeout.
-async fn majority_takes_part(broker: &Broker) {
-    let deadline = Instant::now() + FIRST_ELECTION_WAIT_MAX;
-    let others: Vec<String> = broker
-        .peers
-        .nodes()
-        .into_iter()
-        .filter(|node| !node.here)
-        .map(|node| node.name)
-        .collect();
-    while Instant::now() < deadline {
-        let asked = others.iter().map(|node| broker.peers.ask_info(node, deadline));
-        let answers = futures_util::future::join_all(asked).await;
-        let taking_part = answers.iter().flatten().filter(|info| info.replica_status.is_some());
-        if taking_part.count() >= others.len().div_ceil(2) {
-            return;
+    );
+    let copy = metadata_copy::load(volume.folder()).context("read the copy of the metadata")?;
+    let copy = copy.filter(|copy| label.as_ref().is_some_and(|label| label.id == copy.cluster.id));
+    let metadata = match copy {
+        Some(copy) => Arc::new(copy),
+        None => {
+            let first = metadata_copy::fetch_first(&controllers, registration).await;
+            volume.join(ClusterLabel {
+                name: first.cluster.name.clone(),
+                id: first.cluster.id.clone(),
+            })?;
+            metadata_copy::save(volume.folder(), &first).context("keep the copy of the metadata")?;
+            first
         }
-        tokio::time::sleep(FIRST_ELECTION_POLL).await;
-    }
-}
-
-/// Keeps what this node says about itself up to date.
-struct Introduction {
-    peers: Arc<Peers>,
-    host: String,
-    ports: BoundPorts,
-    info: NodeInfo,
-}
-
-impl Introduction {
-    /// Looks its own address up again; an address that cannot be looked up stays as it was.
-    async fn renew(&mut self) {
-        if let Some(remoting) = address::resolve(&self.host, self.ports.remoting).await {
-            let at = |port| Some(std::net::SocketAddr::new(remoting.ip(), port));
-            self.info.remoting = Some(remoting);
-            self.info.http = at(self.ports.http);
-            self.info.name_server = at(self.ports.name_server);
-        }
-        self.peers.set_local(self.info.clone());
-    }
-
-    async fn keep(mut self, mut leaving: watch::Receiver<bool>, mut stop: watch::Receiver<bool>) {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(INTRODUCE_INTERVAL) => {}
-                Ok(()) = leaving.changed() => self.info.leaving = *leaving.borrow_and_update(),
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
-            self.renew().await;
-        }
-    }
+    };
+    let id = cluster_id_bytes(&metadata.cluster.id).context("the cluster's id is not one")?;
+    controllers.joined(id);
+    Ok((Arc::new(Feed::new(metadata)), controllers))
 }

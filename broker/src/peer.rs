@@ -1,9 +1,9 @@
 //! Connections between nodes: one port, four purposes.
 //!
-//! A connection opens with a handshake that names cluster, Raft group, purpose and both nodes; a wrong identity is
+//! A connection opens with a handshake that names cluster, Raft group, purpose and both sides; a wrong identity is
 //! refused with a reason. After it come frames, `length: u32 | bytes`, in order. Three purposes belong to
-//! `raft-store` and are handed to the group; the fourth carries *calls*: requests of one node to another, many at a
-//! time, each answered by its number.
+//! `raft-store` and are handed to the group; the fourth carries *calls*: requests of one process to another, many at a
+//! time, each answered by its number. Nodes and controllers speak the same protocol on their ports.
 //!
 //! Holds: a connection dialled by name is answered by the node of that name or refused; an address is resolved at
 //! every connect; every buffer has a named limit. A killed process resets its connections (linger 0), so its peers
@@ -11,6 +11,7 @@
 
 mod calls;
 mod handshake;
+mod line;
 mod listener;
 mod stream;
 mod table;
@@ -19,10 +20,11 @@ use std::io;
 use std::time::Duration;
 
 pub use calls::CallKind;
-pub use handshake::Refusal;
+pub use handshake::{Channel, Hello, Refusal};
+pub use line::Line;
 pub use listener::{PeerHandler, serve_peers};
 pub use stream::{PeerReceiver, PeerSender, PeerTransport};
-pub use table::{DigestInfo, NodeInfo, NodeView, Peers, ReplicaInfo};
+pub use table::{DigestInfo, NodeInfo, NodeView, Peers, ReplicaInfo, calls_identity};
 
 /// Largest frame between nodes: the largest batch of log entries with room to spare.
 pub const PEER_FRAME_BYTES_MAX: usize = 64 << 20;

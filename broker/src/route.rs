@@ -4,21 +4,22 @@
 //! doors. The home is chosen once a connection and kept while that node can be reached, because clients keep one
 //! address per broker name for all their topics.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use flotilla_api::names::AUTO_CREATE_TOPIC;
-use flotilla_api::remoting::bodies::{TopicConfig, TopicList};
+use flotilla_api::remoting::bodies::TopicList;
 use flotilla_api::remoting::codes::response;
 use flotilla_api::remoting::frame::RemotingCommand;
 use flotilla_api::remoting::headers::route::RouteHeader;
 use flotilla_api::route::{Endpoint, Presentation, choose_home};
 
 use crate::error::Failure;
-use crate::forward::{self, Repeat};
 use crate::node::Broker;
 use crate::router::Origin;
 use crate::server;
+use crate::topic_changes;
 
 /// The constant broker name of all queues. It contains the cluster's, so that a client of two clusters does not mix
 /// up their addresses.
@@ -35,7 +36,7 @@ pub fn store_host(broker: &Broker) -> SocketAddrV4 {
 }
 
 /// The cluster as `origin` sees it.
-fn presentation(broker: &Broker, origin: &Origin) -> Presentation {
+fn presentation(broker: &Broker, origin: &Origin, topic: Option<&str>) -> Presentation {
     let nodes = broker.peers.nodes();
     let mut endpoints: Vec<Endpoint> = nodes
         .iter()
@@ -53,7 +54,7 @@ fn presentation(broker: &Broker, origin: &Origin) -> Presentation {
             address: store_host(broker).to_string(),
         });
     }
-    let home = home(broker, origin, &endpoints);
+    let home = home(broker, origin, topic, &endpoints);
     let others = endpoints
         .iter()
         .filter(|endpoint| endpoint.node != home.node)
@@ -67,18 +68,19 @@ fn presentation(broker: &Broker, origin: &Origin) -> Presentation {
     }
 }
 
-/// The home of this connection: as chosen before, or the leader, or whom rendezvous hashing picks.
-fn home(broker: &Broker, origin: &Origin, endpoints: &[Endpoint]) -> Endpoint {
+/// The home of this connection: as chosen before, or the node that leads most queues of the topic asked for, or whom
+/// rendezvous hashing picks among equals.
+fn home(broker: &Broker, origin: &Origin, topic: Option<&str>, endpoints: &[Endpoint]) -> Endpoint {
     let mut chosen = origin.connection.as_ref().map(|connection| connection.home.lock());
     let named = |name: &str| endpoints.iter().find(|endpoint| endpoint.node == name).cloned();
     if let Some(kept) = chosen.as_ref().and_then(|chosen| chosen.as_deref()).and_then(named) {
         return kept;
     }
-    let leader = broker.group.leadership().leader;
-    let leads = |node: &str| usize::from(leader.as_deref() == Some(node));
-    let candidates = endpoints
-        .iter()
-        .map(|endpoint| (endpoint.node.as_str(), leads(&endpoint.node)));
+    let led = queues_led(broker, topic);
+    let candidates = endpoints.iter().map(|endpoint| {
+        let node = endpoint.node.as_str();
+        (node, led.get(node).copied().unwrap_or_default())
+    });
     let asker = origin.client.to_string();
     let home = choose_home(&asker, candidates)
         .and_then(named)
@@ -89,7 +91,24 @@ fn home(broker: &Broker, origin: &Origin, endpoints: &[Endpoint]) -> Endpoint {
     home
 }
 
-/// GET_ROUTEINFO_BY_TOPIC. A topic this node has not heard of is looked up at the leader before it is denied.
+/// How many queues of a topic each node leads.
+fn queues_led(broker: &Broker, topic: Option<&str>) -> HashMap<String, usize> {
+    let mut queues: HashMap<u16, usize> = HashMap::new();
+    if let Some(topic) = topic.and_then(|topic| broker.topic(topic)) {
+        for segment in topic.queues.iter().filter_map(|segments| segments.last()) {
+            *queues.entry(segment.group).or_default() += 1;
+        }
+    }
+    let mut led = HashMap::new();
+    for (group, count) in queues {
+        if let Some(leader) = broker.leadership(group).leader {
+            *led.entry(leader.as_ref().to_owned()).or_default() += count;
+        }
+    }
+    led
+}
+
+/// GET_ROUTEINFO_BY_TOPIC. A topic this node has not heard of is looked up at the controllers before it is denied.
 pub async fn topic_route(
     broker: &Arc<Broker>,
     request: &RemotingCommand,
@@ -98,41 +117,30 @@ pub async fn topic_route(
     let topic = RouteHeader::decode(&request.fields)?.topic;
     let asker = origin.client.to_string();
     let answer = RemotingCommand::response(request, response::SUCCESS);
-    let known = broker.state.queues_and_perm(topic);
+    let known = broker.queues_and_perm(topic);
     // RocketMQ has a topic named after every cluster and broker: what clients name to create a topic like it.
     let is_template = topic == broker.cluster || topic == queue_name(&broker.cluster);
-    if known.is_none() && is_template || topic == AUTO_CREATE_TOPIC && broker.settings.policy.auto_create_topics {
-        return Ok(answer.with_body(presentation(broker, origin).template_route(&asker).to_bytes()));
+    if known.is_none() && is_template || topic == AUTO_CREATE_TOPIC && broker.policy().auto_create_topics {
+        let template = presentation(broker, origin, None).template_route(&asker);
+        return Ok(answer.with_body(template.to_bytes()));
     }
     let (queues, perm) = match known {
         Some(known) => known,
         None => {
-            let confirmed = confirmed_topic(broker, request, origin).await;
-            let config = confirmed.ok_or_else(|| {
+            let confirmed = topic_changes::confirmed(broker, topic).await.ok_or_else(|| {
                 let remark = format!("No topic route info in name server for the topic: {topic}");
                 Failure::answer(response::TOPIC_NOT_EXIST, remark)
             })?;
-            (config.write_queues, u8::try_from(config.perm).unwrap_or_default())
+            (confirmed.config.queues, confirmed.config.perm)
         }
     };
-    Ok(answer.with_body(
-        presentation(broker, origin)
-            .topic_route(&asker, queues, perm)
-            .to_bytes(),
-    ))
-}
-
-/// The leader's word on a topic; `None` also when nobody leads: then there is nothing to send to either.
-async fn confirmed_topic(broker: &Arc<Broker>, request: &RemotingCommand, origin: &Origin) -> Option<TopicConfig> {
-    let answer = forward::at_leader(broker, request, origin, Repeat::Harmless)
-        .await
-        .ok()?;
-    (answer.code == response::SUCCESS).then(|| TopicConfig::from_bytes(&answer.body).ok())?
+    let route = presentation(broker, origin, Some(topic)).topic_route(&asker, queues, perm);
+    Ok(answer.with_body(route.to_bytes()))
 }
 
 /// GET_BROKER_CLUSTER_INFO: the names and addresses that routes contain.
 pub fn cluster_info(broker: &Broker, request: &RemotingCommand, origin: &Origin) -> Result<RemotingCommand, Failure> {
-    let body = presentation(broker, origin).cluster_info().to_bytes();
+    let body = presentation(broker, origin, None).cluster_info().to_bytes();
     Ok(RemotingCommand::response(request, response::SUCCESS).with_body(body))
 }
 
@@ -142,7 +150,7 @@ pub fn system_topics_of_cluster(
     request: &RemotingCommand,
     origin: &Origin,
 ) -> Result<RemotingCommand, Failure> {
-    let seen = presentation(broker, origin);
+    let seen = presentation(broker, origin, None);
     let others = seen.others.iter().map(|other| other.node.clone());
     let topics = [seen.cluster.clone(), seen.queue_name.clone()]
         .into_iter()

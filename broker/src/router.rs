@@ -1,9 +1,9 @@
 //! Request code to handler: a closed match, the same for every port.
 //!
 //! A request is either answered by the node the client asked (routes, heartbeats, committed messages) or by the
-//! leader of the Raft group ([`forward::at_leader`]): what writes, and what must be fresh. Everything unknown is
-//! answered with code 3 and RocketMQ's text. One-way requests are never answered. A handler that panics costs its
-//! own request, nothing else.
+//! leader of the Raft group that owns what it is about ([`forward::at_owner`]): what writes, and what must be fresh.
+//! What tools ask of every node is answered for the groups led here. Everything unknown is answered with code 3 and
+//! RocketMQ's text. One-way requests are never answered. A handler that panics costs its own request, nothing else.
 
 use std::net::SocketAddrV4;
 use std::panic::AssertUnwindSafe;
@@ -24,7 +24,9 @@ use crate::handlers::{
     message, offset, pull, send, topic_admin,
 };
 use crate::node::Broker;
+use crate::replica::Replica;
 use crate::route;
+use crate::state::ForwardMark;
 
 /// Where a request came from.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub struct Origin {
     pub ingress: Option<String>,
     /// The client's connection, if it is one of this node.
     pub connection: Option<Arc<Connection>>,
+    /// How the node that passed the request on numbered it.
+    pub mark: Option<ForwardMark>,
 }
 
 impl Origin {
@@ -47,6 +51,7 @@ impl Origin {
             store_host: route::store_host(broker),
             ingress: None,
             connection: Some(Arc::clone(connection)),
+            mark: None,
         }
     }
 
@@ -58,6 +63,7 @@ impl Origin {
             store_host,
             ingress: None,
             connection: None,
+            mark: None,
         }
     }
 
@@ -108,13 +114,22 @@ pub async fn handle(broker: &Arc<Broker>, request: RemotingCommand, origin: Orig
     Some(answer)
 }
 
-/// [`serve_as_leader`] for a request of another node.
+/// [`serve_as_leader`] for a request of another node. With `waits` a pull may wait here for a message.
 pub async fn serve_as_leader_guarded(
     broker: &Arc<Broker>,
+    replica: &Arc<Replica>,
     request: &RemotingCommand,
     origin: &Origin,
+    waits: bool,
 ) -> Result<RemotingCommand, Failure> {
-    guarded(request.code, serve_as_leader(broker, request, origin)).await
+    if waits && matches!(request.code, request::PULL_MESSAGE | request::LITE_PULL_MESSAGE) {
+        return guarded(
+            request.code,
+            Box::pin(pull::pull_waiting(broker, replica, request, origin)),
+        )
+        .await;
+    }
+    guarded(request.code, serve_as_leader(broker, replica, request, origin)).await
 }
 
 /// Not an async function: that would hold `work` twice.
@@ -135,7 +150,10 @@ fn guarded(
 async fn answer(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origin) -> Result<RemotingCommand, Failure> {
     match request.code {
         request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
-            forward::at_leader(broker, &request, origin, Repeat::Harmful).await
+            match send::named_queue(broker, &request) {
+                Some(owned) => forward::at_owner(broker, owned, &request, origin, Repeat::Recognised).await,
+                None => Box::pin(send::to_any_queue(broker, request, origin)).await,
+            }
         }
         _ => Box::pin(answer_other(broker, request, origin)).await,
     }
@@ -152,39 +170,35 @@ async fn answer_other(
         request::UPDATE_CONSUMER_OFFSET => {
             let updates = origin.connection.as_ref().map(|connection| &connection.offset_updates);
             let _shared = OptionFuture::from(updates.map(|updates| updates.read())).await;
-            forward::at_leader(broker, &request, origin, Repeat::Harmful).await
+            consumer_offset::route(broker, &request, origin, Repeat::Harmful).await
         }
         request::QUERY_CONSUMER_OFFSET => {
             if let Some(connection) = &origin.connection {
                 drop(connection.offset_updates.write().await);
             }
-            forward::at_leader(broker, &request, origin, Repeat::Harmless).await
+            consumer_offset::route(broker, &request, origin, Repeat::Harmless).await
         }
         request::SEARCH_OFFSET_BY_TIMESTAMP
         | request::GET_MAX_OFFSET
         | request::GET_MIN_OFFSET
-        | request::GET_EARLIEST_MSG_STORETIME
-        | request::GET_CONSUMER_LIST_BY_GROUP
-        | request::LOCK_BATCH_MQ => forward::at_leader(broker, &request, origin, Repeat::Harmless).await,
-        request::UNLOCK_BATCH_MQ
-        | request::UPDATE_AND_CREATE_TOPIC
-        | request::DELETE_TOPIC_IN_BROKER
-        | request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP
-        | request::DELETE_SUBSCRIPTIONGROUP => forward::at_leader(broker, &request, origin, Repeat::Harmful).await,
+        | request::GET_EARLIEST_MSG_STORETIME => offset::route(broker, &request, origin).await,
+        request::GET_CONSUMER_LIST_BY_GROUP => consumer_list::route(broker, &request, origin).await,
+        request::LOCK_BATCH_MQ => lock::route(broker, &request, origin, Repeat::Harmless).await,
+        request::UNLOCK_BATCH_MQ => lock::route(broker, &request, origin, Repeat::Harmful).await,
+
+        request::UPDATE_AND_CREATE_TOPIC => topic_admin::put(broker, &request).await,
+        request::DELETE_TOPIC_IN_BROKER => topic_admin::delete(broker, &request).await,
+        request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => group_admin::put(broker, &request).await,
+        request::DELETE_SUBSCRIPTIONGROUP => group_admin::delete(broker, &request, origin).await,
 
         request::HEART_BEAT => heartbeat::heartbeat(broker, &request, origin).await,
         request::UNREGISTER_CLIENT => heartbeat::unregister(broker, &request, origin).await,
         request::CHECK_CLIENT_CONFIG => client_config::check(&request),
 
-        // Tools ask every node and add the answers up, so only the leader answers for its queues.
         request::QUERY_MESSAGE => message::query(broker, &request).await,
-        // The node that took the message in may apply it a moment after the leader acknowledged it.
-        request::VIEW_MESSAGE_BY_ID => match message::view_by_id(broker, &request).await {
-            Err(_) => forward::at_leader(broker, &request, origin, Repeat::Harmless).await,
-            found => found,
-        },
-        request::GET_TOPIC_STATS_INFO => topic_admin::stats(broker, &request, origin).await,
-        request::GET_CONSUME_STATS => consumer_stats::consume_stats(broker, &request, origin).await,
+        request::VIEW_MESSAGE_BY_ID => message::route(broker, &request, origin).await,
+        request::GET_TOPIC_STATS_INFO => topic_admin::stats(broker, &request).await,
+        request::GET_CONSUME_STATS => consumer_stats::consume_stats(broker, &request).await,
 
         request::GET_ROUTEINFO_BY_TOPIC => route::topic_route(broker, &request, origin).await,
         request::GET_BROKER_CLUSTER_INFO => route::cluster_info(broker, &request, origin),
@@ -194,7 +208,7 @@ async fn answer_other(
         request::GET_KV_CONFIG | request::GET_KVLIST_BY_NAMESPACE => cluster_admin::no_kv_config(&request),
         request::DELETE_TOPIC_IN_NAMESRV => cluster_admin::nothing_to_do(&request),
 
-        request::GET_TOPIC_CONFIG => topic_admin::topic_config(broker, &request, origin).await,
+        request::GET_TOPIC_CONFIG => topic_admin::topic_config(broker, &request).await,
         request::GET_ALL_TOPIC_CONFIG => topic_admin::all_topic_configs(broker, &request),
         request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => group_admin::all_groups(broker, &request),
         request::GET_SUBSCRIPTIONGROUP_CONFIG => group_admin::group_config(broker, &request),
@@ -210,47 +224,43 @@ async fn answer_other(
 /// Serves a request on the node that leads the Raft group, or says that it does not.
 pub async fn serve_as_leader(
     broker: &Arc<Broker>,
+    replica: &Arc<Replica>,
     request: &RemotingCommand,
     origin: &Origin,
 ) -> Result<RemotingCommand, Failure> {
     match request.code {
         request::SEND_MESSAGE | request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE => {
-            send::send(broker, request, origin).await
+            send::send(broker, replica, request, origin).await
         }
-        _ => Box::pin(serve_other_as_leader(broker, request, origin)).await,
+        _ => Box::pin(serve_other_as_leader(broker, replica, request, origin)).await,
     }
 }
 
 async fn serve_other_as_leader(
     broker: &Arc<Broker>,
+    replica: &Arc<Replica>,
     request: &RemotingCommand,
     origin: &Origin,
 ) -> Result<RemotingCommand, Failure> {
     match request.code {
-        request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull_fresh(broker, request).await,
-        request::QUERY_CONSUMER_OFFSET => consumer_offset::query(broker, request).await,
+        request::PULL_MESSAGE | request::LITE_PULL_MESSAGE => pull::pull_fresh(broker, replica, request).await,
+        request::QUERY_CONSUMER_OFFSET => consumer_offset::query(replica, request).await,
         request::VIEW_MESSAGE_BY_ID => {
-            broker.group.read_index().await?;
-            message::view_by_id(broker, request).await
+            replica.group.read_index().await?;
+            message::view_by_id(replica, request).await
         }
-        request::UPDATE_CONSUMER_OFFSET => consumer_offset::update(broker, request).await,
-        request::SEARCH_OFFSET_BY_TIMESTAMP => offset::by_timestamp(broker, request).await,
-        request::GET_MAX_OFFSET => offset::max(broker, request).await,
-        request::GET_MIN_OFFSET => offset::min(broker, request).await,
-        request::GET_EARLIEST_MSG_STORETIME => offset::earliest_store_time(broker, request).await,
-        request::GET_CONSUMER_LIST_BY_GROUP => consumer_list::list(broker, request).await,
-        request::LOCK_BATCH_MQ => lock::lock(broker, request).await,
-        request::UNLOCK_BATCH_MQ => lock::unlock(broker, request).await,
-        request::HEART_BEAT => heartbeat::join(broker, request, origin).await,
-        request::UNREGISTER_CLIENT => heartbeat::leave(broker, request).await,
-        request::UPDATE_AND_CREATE_TOPIC => topic_admin::put(broker, request).await,
-        request::DELETE_TOPIC_IN_BROKER => topic_admin::delete(broker, request).await,
-        request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => group_admin::put(broker, request).await,
-        request::DELETE_SUBSCRIPTIONGROUP => group_admin::delete(broker, request).await,
-        request::GET_ROUTEINFO_BY_TOPIC | request::GET_TOPIC_CONFIG => {
-            topic_admin::confirm_exists(broker, request).await
-        }
-        request::GET_CONSUMER_CONNECTION_LIST => consumer_stats::confirm_online(broker, request).await,
+        request::UPDATE_CONSUMER_OFFSET => consumer_offset::update(replica, request).await,
+        request::SEARCH_OFFSET_BY_TIMESTAMP => offset::by_timestamp(replica, request).await,
+        request::GET_MAX_OFFSET => offset::max(replica, request).await,
+        request::GET_MIN_OFFSET => offset::min(replica, request).await,
+        request::GET_EARLIEST_MSG_STORETIME => offset::earliest_store_time(replica, request).await,
+        request::GET_CONSUMER_LIST_BY_GROUP => consumer_list::list(replica, request).await,
+        request::LOCK_BATCH_MQ => lock::lock(replica, request).await,
+        request::UNLOCK_BATCH_MQ => lock::unlock(replica, request).await,
+        request::HEART_BEAT => heartbeat::join(broker, replica, request, origin).await,
+        request::UNREGISTER_CLIENT => heartbeat::leave(replica, request).await,
+        request::DELETE_SUBSCRIPTIONGROUP => group_admin::forget(replica, request).await,
+        request::GET_CONSUMER_CONNECTION_LIST => consumer_stats::confirm_online(broker, replica, request).await,
         code => Err(not_supported(code)),
     }
 }

@@ -1,46 +1,59 @@
-//! A whole cluster in one process: nodes `n1 … nR` on loopback, for trying Flotilla and for tests.
+//! A whole cluster in one process: a controller and nodes `n1 … nR` on loopback, for trying Flotilla and for tests.
 //!
 //! Each node has its own ports and its own folder `DIR/nodes/{node}`; node 1 has the usual ports. `DIR/ports.json`
-//! is written once all accept. The nodes talk over real sockets and store on the real disk: nothing is simulated.
+//! is written once all accept and every Raft group has a leader. The processes talk over real sockets and store on the
+//! real disk: nothing is simulated.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use flotilla_controller::metadata;
 use futures_util::future::try_join_all;
 use serde::Serialize;
+use tokio::time::{sleep, timeout};
 
-use crate::config::{Cluster, Member, Policy, Ports, Settings};
+use crate::config::controller::ControllerPorts;
+use crate::config::{ControllerSettings, Policy, Ports, Settings};
+use crate::controller_process::{self, ControllerListeners, ControllerProcess};
 use crate::node::{BoundPorts, Listeners, Node};
-use crate::volume::{self, write_durably};
+use crate::volume::write_durably;
 
 /// Replica counts that make sense: an even number tolerates no more failures than the odd one below it.
 pub const REPLICAS: [usize; 3] = [1, 3, 5];
+/// Most Raft groups of a standalone cluster.
+pub const GROUPS_MAX: usize = 64;
+/// How long all Raft groups may take to have leaders.
+const LEADERS_MAX: Duration = Duration::from_secs(60);
+const LEADERS_POLL: Duration = Duration::from_millis(5);
 
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Holds everything the cluster stores.
     pub data: PathBuf,
-    /// Nodes.
+    /// Raft groups.
+    pub groups: usize,
+    /// Nodes; each Raft group has a replica on every one.
     pub replicas: usize,
     /// Node 1's ports; the others' are chosen by the system.
     pub ports: Ports,
-    /// Where all nodes listen.
+    /// The controller's port.
+    pub controller_port: u16,
+    /// Where all processes listen.
     pub listen: String,
     /// What clients are shown; empty for the listen address.
     pub advertise: String,
-    /// Limits and automatic behaviour.
+    /// Limits and automatic behaviour of the nodes.
     pub policy: Policy,
 }
 
-/// The policy of a standalone cluster: topics appear when they are first sent to, and a stop does not wait for
-/// clients to look elsewhere, because there is no elsewhere.
+/// The policy of a standalone cluster's nodes: a stop does not wait for clients to look elsewhere, because there is no
+/// elsewhere.
 pub fn policy() -> Policy {
     Policy {
-        auto_create_topics: true,
         leave_seconds: 0,
         ..Policy::default()
     }
@@ -49,19 +62,59 @@ pub fn policy() -> Policy {
 /// A running cluster.
 #[derive(Debug)]
 pub struct Standalone {
+    controller: ControllerProcess,
     nodes: Vec<Node>,
-    _lock: File,
 }
 
 impl Standalone {
-    /// Starts all nodes; returns once all take clients and `ports.json` is written.
+    /// Starts everything; returns once all nodes take clients, all Raft groups have leaders and `ports.json` is
+    /// written. Topics appear when they are first sent to.
     pub async fn start(options: &Options) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(&options.data).with_context(|| format!("create {}", options.data.display()))?;
-        let lock = volume::lock(&options.data)?;
-        let starting = prepare(options)?;
-        let nodes = try_join_all(starting).await?;
-        write_ports(&options.data, &nodes)?;
-        Ok(Self { nodes, _lock: lock })
+        let settings = ControllerSettings {
+            data: options.data.clone(),
+            listen: options.listen.clone(),
+            ports: ControllerPorts {
+                controller: options.controller_port,
+                ..ControllerPorts::default()
+            },
+            ..ControllerSettings::default()
+        };
+        let policy = metadata::Policy {
+            replicas: options.replicas,
+            groups: options.groups,
+            auto_create_topics: true,
+            ..metadata::Policy::default()
+        };
+        let listeners = ControllerListeners::bind(&settings, false)?;
+        let controllers = vec![format!(
+            "{}:{}",
+            local_host(&options.listen),
+            listeners.controller_port()?
+        )];
+        let controller = ControllerProcess::start(controller_process::Options { settings, policy }, listeners);
+        let nodes = try_join_all(start_nodes(options, &controllers)?);
+        let (controller, nodes) = futures_util::try_join!(controller, nodes)?;
+        let cluster = Self { controller, nodes };
+        if timeout(LEADERS_MAX, cluster.led(options.groups)).await.is_err() {
+            bail!("not all of {} Raft groups have a leader", options.groups);
+        }
+        write_ports(&options.data, &cluster)?;
+        Ok(cluster)
+    }
+
+    /// Returns once that many Raft groups have leaders as every node sees it.
+    async fn led(&self, groups: usize) {
+        let led = |node: &Node| {
+            let broker = node.broker();
+            let known = broker.groups();
+            known.len() >= groups
+                && known
+                    .iter()
+                    .all(|(number, _)| broker.leadership(*number).leader.is_some())
+        };
+        while !self.nodes.iter().all(led) {
+            sleep(LEADERS_POLL).await;
+        }
     }
 
     /// The nodes, `n1` first.
@@ -69,13 +122,9 @@ impl Standalone {
         &self.nodes
     }
 
-    /// Returns when a replica closed itself, with its node and the reason.
-    pub async fn closed(&self) -> (String, String) {
-        let closed = self
-            .nodes
-            .iter()
-            .map(|node| Box::pin(async move { (node.broker().node.clone(), node.closed().await) }));
-        futures_util::future::select_all(closed).await.0
+    /// Returns when the controller's replica closed itself, with the reason.
+    pub async fn closed(&self) -> String {
+        self.controller.closed().await
     }
 
     /// Stops all nodes, one after another so that leadership is handed over while there is somebody to take it.
@@ -83,19 +132,24 @@ impl Standalone {
         for node in self.nodes {
             node.stop(std::future::ready(())).await;
         }
+        self.controller.stop().await;
     }
 }
 
-/// Binds every node's listeners, so that each can be told where all others are, and returns what starts them.
-fn prepare(options: &Options) -> anyhow::Result<Vec<impl Future<Output = anyhow::Result<Node>> + use<>>> {
-    let mut bound = Vec::new();
+/// Binds every node's listeners and returns what starts them.
+fn start_nodes(
+    options: &Options,
+    controllers: &[String],
+) -> anyhow::Result<Vec<impl Future<Output = anyhow::Result<Node>> + use<>>> {
+    let mut starting = Vec::new();
     for number in 1..=options.replicas {
         let node = format!("n{number}");
         let settings = Settings {
             data: options.data.join("nodes").join(&node),
-            node,
+            node: node.clone(),
             listen: options.listen.clone(),
             advertise: options.advertise.clone(),
+            controllers: controllers.to_vec(),
             ports: if number == 1 {
                 options.ports
             } else {
@@ -105,45 +159,20 @@ fn prepare(options: &Options) -> anyhow::Result<Vec<impl Future<Output = anyhow:
             ..Settings::default()
         };
         let listeners = Listeners::bind(&settings)?;
-        bound.push((settings, listeners));
-    }
-    let mut members = Vec::new();
-    for (settings, listeners) in &bound {
-        let address = format!("{}:{}", peer_host(&settings.listen), listeners.ports()?.peer);
-        members.push(Member {
-            name: settings.node.clone(),
-            address,
-        });
-    }
-    let listed = members
-        .iter()
-        .map(|member| format!("{}={}", member.name, member.address))
-        .collect();
-    let cluster = Cluster {
-        members: listed,
-        ..Cluster::default()
-    };
-    let starting = bound.into_iter().map(|(settings, listeners)| {
-        let settings = Settings {
-            cluster: cluster.clone(),
-            ..settings
-        };
-        let members = members.clone();
-        async move {
-            let node = settings.node.clone();
-            Node::start(settings, members, listeners)
+        starting.push(async move {
+            Node::start(settings, listeners)
                 .await
                 .with_context(|| format!("start node {node}"))
-        }
-    });
-    Ok(starting.collect())
+        });
+    }
+    Ok(starting)
 }
 
-/// Nodes of one process find each other on loopback when they listen everywhere.
-fn peer_host(listen: &str) -> &str {
+/// Processes of one machine find each other on loopback when they listen everywhere.
+fn local_host(listen: &str) -> &str {
     match listen {
         "0.0.0.0" => "127.0.0.1",
-        "::" => "::1",
+        "::" => "[::1]",
         other => other,
     }
 }
@@ -156,17 +185,20 @@ struct PortsFile {
     nodes: BTreeMap<String, BoundPorts>,
 }
 
-fn write_ports(folder: &Path, nodes: &[Node]) -> anyhow::Result<()> {
-    let nodes: BTreeMap<String, BoundPorts> = nodes
+fn write_ports(folder: &Path, cluster: &Standalone) -> anyhow::Result<()> {
+    let controller = cluster.controller.ports().controller;
+    let nodes: BTreeMap<String, BoundPorts> = cluster
+        .nodes
         .iter()
         .map(|node| (node.broker().node.clone(), node.ports()))
         .collect();
     let first = *nodes.values().next().context("a cluster has nodes")?;
+    let first = BoundPorts { controller, ..first };
     write_ports_file(folder, &PortsFile { first, nodes }).context("write ports.json")
 }
 
-/// Writes one node's `ports.json`.
-pub fn write_node_ports(folder: &Path, node: &str, ports: BoundPorts) -> io::Result<()> {
+/// Writes the `ports.json` of one process.
+pub fn write_ports_of(folder: &Path, node: &str, ports: BoundPorts) -> io::Result<()> {
     write_ports_file(
         folder,
         &PortsFile {

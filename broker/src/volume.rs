@@ -1,45 +1,60 @@
-//! A node's data folder: locked against a second process, marked with who it belongs to.
+//! A process's data folder: locked against a second process, marked with who it belongs to.
 //!
-//! `lock` is held exclusively while the node runs. `version` names the layout. `volume.json` says which cluster, node
-//! and replica the folder belongs to, carries an id drawn when the folder was first used, and, once known, the
-//! *founding*: the volume ids with which the Raft group was founded.
+//! `lock` is held exclusively while the process runs. `version` names the layout. `volume.json` says which node or
+//! controller the folder belongs to and carries an id drawn when the folder was first used; once known, also the
+//! cluster, with which replica id each Raft group was opened here, and how a controller's cluster was founded.
 //!
-//! Holds: a replica takes part in Raft only with a volume that is named by the founding. A disk that was wiped gets a
-//! new volume id, so it can never vote under an id that has already voted. A crash leaves the old or the new
-//! `volume.json`, never a part of one.
+//! Holds: a disk that was wiped has a new volume id, so that its process is never taken for the one that promised
+//! something under the old one; a replica whose folder is gone does not start empty under its old id; a folder of
+//! another cluster is refused. A crash leaves the old or the new `volume.json`, never a part of one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use flotilla_controller::protocol::Founding;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 /// The layout this program writes and reads.
-const VERSION: &str = "flotilla volume 1\n";
+const VERSION: &str = "flotilla volume 2\n";
+
+/// What kind of process a folder belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A node.
+    Node,
+    /// A controller.
+    Controller,
+}
 
 /// Who a folder is expected to belong to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// Cluster name.
-    pub cluster: String,
-    /// Node name.
-    pub node: String,
-    /// Raft id of the node's replica.
-    pub replica: u64,
+    /// What kind of process.
+    pub role: Role,
+    /// Its name.
+    pub name: String,
 }
 
-/// The volume id of each replica the group was founded with, by node name.
-pub type Founding = BTreeMap<String, FoundingMember>;
-
-/// One replica of the founding.
+/// The cluster a folder belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FoundingMember {
-    /// Raft id.
+pub struct ClusterLabel {
+    /// Its name.
+    pub name: String,
+    /// Its id: 32 hexadecimal digits.
+    pub id: String,
+}
+
+/// A Raft group that was opened in a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// Which creation of the group.
+    pub creation: u64,
+    /// The replica's Raft id.
     pub replica: u64,
-    /// Volume id.
-    pub volume: String,
 }
 
 /// An open, locked data folder.
@@ -53,14 +68,14 @@ pub struct Volume {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Label {
-    cluster: String,
-    cluster_id: String,
+    role: Role,
     node: String,
-    replica: u64,
     volume: String,
+    cluster: Option<ClusterLabel>,
+    /// Raft groups that were opened here, by name.
+    opened: BTreeMap<String, Opened>,
+    /// Of a controller: how its cluster was founded.
     founding: Option<Founding>,
-    /// Raft groups that were opened here at least once.
-    opened: Vec<String>,
 }
 
 /// Why a folder was not opened.
@@ -77,7 +92,7 @@ pub enum VolumeError {
         /// What it says.
         found: String,
     },
-    /// Belongs to another cluster, node or replica.
+    /// Belongs to another cluster or process.
     #[error("{path} belongs to {what} {found}, this is {expected}: refusing a foreign volume")]
     Foreign {
         /// The folder.
@@ -105,11 +120,6 @@ pub enum VolumeError {
         /// The error.
         source: io::Error,
     },
-}
-
-/// The cluster id that follows from a cluster's name.
-pub fn cluster_id(name: &str) -> [u8; 16] {
-    xxhash_rust::xxh3::xxh3_128(format!("flotilla cluster {name}").as_bytes()).to_be_bytes()
 }
 
 impl Volume {
@@ -162,13 +172,12 @@ impl Volume {
                     });
                 }
                 let label = Label {
-                    cluster: owner.cluster.clone(),
-                    cluster_id: hex(&cluster_id(&owner.cluster)),
-                    node: owner.node.clone(),
-                    replica: owner.replica,
-                    volume: hex(&rand::random::<[u8; 16]>()),
+                    role: owner.role,
+                    node: owner.name.clone(),
+                    volume: new_id(),
+                    cluster: None,
+                    opened: BTreeMap::new(),
                     founding: None,
-                    opened: Vec::new(),
                 };
                 write_label(&label_path, &label).map_err(io_at(&label_path))?;
                 label
@@ -193,29 +202,61 @@ impl Volume {
         &self.label.volume
     }
 
-    /// With whom the group was founded, once known here.
+    /// The folder itself.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The cluster it belongs to, once it joined one.
+    pub fn cluster(&self) -> Option<&ClusterLabel> {
+        self.label.cluster.as_ref()
+    }
+
+    /// Of a controller: how its cluster was founded, once that is known here.
     pub fn founding(&self) -> Option<&Founding> {
         self.label.founding.as_ref()
     }
 
-    /// Stores the founding; on return it is durable.
-    pub fn set_founding(&mut self, founding: Founding) -> Result<(), VolumeError> {
-        let label = Label {
-            founding: Some(founding),
-            ..self.label.clone()
-        };
-        let path = self.folder.join("volume.json");
-        write_label(&path, &label).map_err(|source| VolumeError::Io { path, source })?;
-        self.label = label;
-        Ok(())
+    /// Marks the folder as this cluster's; on return that is durable. Another cluster's is refused.
+    pub fn join(&mut self, cluster: ClusterLabel) -> Result<(), VolumeError> {
+        match &self.label.cluster {
+            Some(known) if *known == cluster => Ok(()),
+            Some(known) => Err(VolumeError::Foreign {
+                path: self.folder.clone(),
+                what: "cluster",
+                found: format!("{} ({})", known.name, known.id),
+                expected: format!("{} ({})", cluster.name, cluster.id),
+            }),
+            None => self.write(Label {
+                cluster: Some(cluster),
+                ..self.label.clone()
+            }),
+        }
     }
 
-    /// The folder in which a Raft group keeps its log and state. Made when the group is opened for the first time;
-    /// missing later, the replica lost what it promised and must not start empty under its old id.
-    pub fn open_group_folder(&mut self, raft_group: &str) -> Result<PathBuf, VolumeError> {
-        let folder = self.folder.join("groups").join(raft_group);
-        let known = self.label.opened.iter().any(|opened| opened == raft_group);
-        if known {
+    /// Stores how the cluster was founded, which makes the folder this cluster's; on return it is durable.
+    pub fn set_founding(&mut self, founding: Founding) -> Result<(), VolumeError> {
+        self.write(Label {
+            cluster: Some(ClusterLabel {
+                name: founding.cluster.clone(),
+                id: founding.id.clone(),
+            }),
+            founding: Some(founding),
+            ..self.label.clone()
+        })
+    }
+
+    /// With which replica id a Raft group was opened here, if it was.
+    pub fn opened(&self, raft_group: &str) -> Option<Opened> {
+        self.label.opened.get(raft_group).copied()
+    }
+
+    /// The folder in which a Raft group keeps its log and state. Made when the replica is opened for the first time;
+    /// missing later, the replica lost what it promised and must not start empty under its old id. What another
+    /// replica of the group left here is removed.
+    pub fn open_group(&mut self, raft_group: &str, folder: &Path, replica: Opened) -> Result<PathBuf, VolumeError> {
+        let folder = self.folder.join(folder);
+        if self.opened(raft_group) == Some(replica) {
             return match folder.is_dir() {
                 true => Ok(folder),
                 false => Err(VolumeError::Unreadable {
@@ -225,20 +266,36 @@ impl Volume {
             };
         }
         let create = || {
+            if folder.exists() {
+                fs::remove_dir_all(&folder)?;
+            }
             fs::create_dir_all(&folder)?;
-            File::open(self.folder.join("groups"))?.sync_all()
+            match folder.parent() {
+                Some(parent) => File::open(parent)?.sync_all(),
+                None => Ok(()),
+            }
         };
         create().map_err(|source| VolumeError::Io {
             path: folder.clone(),
             source,
         })?;
         let mut label = self.label.clone();
-        label.opened.push(raft_group.to_owned());
+        label.opened.insert(raft_group.to_owned(), replica);
+        self.write(label)?;
+        Ok(folder)
+    }
+
+    fn write(&mut self, label: Label) -> Result<(), VolumeError> {
         let path = self.folder.join("volume.json");
         write_label(&path, &label).map_err(|source| VolumeError::Io { path, source })?;
         self.label = label;
-        Ok(folder)
+        Ok(())
     }
+}
+
+/// A new id: 32 hexadecimal digits.
+pub fn new_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 /// Takes the folder's lock, or says that another process has it.
@@ -262,21 +319,15 @@ pub fn lock(folder: &Path) -> Result<File, VolumeError> {
 }
 
 fn check_owner(folder: &Path, label: &Label, owner: &Owner) -> Result<(), VolumeError> {
-    let id = hex(&cluster_id(&owner.cluster));
-    let replica = (label.replica.to_string(), owner.replica.to_string());
-    let parts = [
-        ("cluster", &label.cluster, &owner.cluster),
-        ("cluster id", &label.cluster_id, &id),
-        ("node", &label.node, &owner.node),
-        ("replica", &replica.0, &replica.1),
-    ];
+    let roles = (format!("{:?}", label.role), format!("{:?}", owner.role));
+    let parts = [("a", &roles.0, &roles.1), ("node", &label.node, &owner.name)];
     match parts.into_iter().find(|(_, found, expected)| found != expected) {
         None => Ok(()),
         Some((what, found, expected)) => Err(VolumeError::Foreign {
             path: folder.to_owned(),
             what,
-            found: found.clone(),
-            expected: expected.clone(),
+            found: found.to_lowercase(),
+            expected: expected.to_lowercase(),
         }),
     }
 }
@@ -298,47 +349,55 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn owner(cluster: &str, node: &str, replica: u64) -> Owner {
+    fn owner(name: &str) -> Owner {
         Owner {
-            cluster: cluster.into(),
-            node: node.into(),
-            replica,
+            role: Role::Node,
+            name: name.into(),
         }
+    }
+
+    fn cluster(id: &str) -> ClusterLabel {
+        ClusterLabel {
+            name: "c".into(),
+            id: id.into(),
+        }
+    }
+
+    fn replica(replica: u64) -> Opened {
+        Opened { creation: 1, replica }
     }
 
     #[test]
     fn a_volume_in_use_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Volume::open(folder.path(), &owner("c", "n1", 1)).unwrap();
-        let second = Volume::open(folder.path(), &owner("c", "n1", 1));
+        let first = Volume::open(folder.path(), &owner("n1")).unwrap();
+        let second = Volume::open(folder.path(), &owner("n1"));
         assert!(matches!(second, Err(VolumeError::InUse(_))), "{second:?}");
         drop(first);
-        Volume::open(folder.path(), &owner("c", "n1", 1)).unwrap();
+        Volume::open(folder.path(), &owner("n1")).unwrap();
     }
 
     #[test]
     fn a_foreign_volume_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        drop(Volume::open(folder.path(), &owner("c", "n1", 1)).unwrap());
-        for (other, part) in [
-            (owner("d", "n1", 1), "cluster"),
-            (owner("c", "n2", 1), "node"),
-            (owner("c", "n1", 2), "replica"),
-        ] {
+        let mut volume = Volume::open(folder.path(), &owner("n1")).unwrap();
+        volume.join(cluster("1")).unwrap();
+        volume.join(cluster("1")).unwrap();
+        let outcome = volume.join(cluster("2"));
+        assert!(
+            matches!(outcome, Err(VolumeError::Foreign { what: "cluster", .. })),
+            "{outcome:?}"
+        );
+        drop(volume);
+        let role = Owner {
+            role: Role::Controller,
+            ..owner("n1")
+        };
+        for (other, part) in [(owner("n2"), "node"), (role, "a")] {
             match Volume::open(folder.path(), &other) {
                 Err(VolumeError::Foreign { what, .. }) => assert_eq!(what, part),
                 outcome => panic!("{part}: {outcome:?}"),
@@ -349,8 +408,8 @@ mod tests {
     #[test]
     fn another_layout_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("version"), "flotilla volume 2\n").unwrap();
-        let outcome = Volume::open(folder.path(), &owner("c", "n1", 1));
+        fs::write(folder.path().join("version"), "flotilla volume 1\n").unwrap();
+        let outcome = Volume::open(folder.path(), &owner("n1"));
         assert!(matches!(outcome, Err(VolumeError::Version { .. })), "{outcome:?}");
     }
 
@@ -358,20 +417,25 @@ mod tests {
     fn data_without_a_label_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("groups/g1")).unwrap();
-        let outcome = Volume::open(folder.path(), &owner("c", "n1", 1));
+        let outcome = Volume::open(folder.path(), &owner("n1"));
         assert!(matches!(outcome, Err(VolumeError::Unreadable { .. })), "{outcome:?}");
     }
 
     #[test]
-    fn a_lost_log_is_not_started_over() {
+    fn a_lost_log_is_not_started_over_and_another_replica_starts_empty() {
         let folder = tempfile::tempdir().unwrap();
-        let mut volume = Volume::open(folder.path(), &owner("c", "n1", 1)).unwrap();
-        let group = volume.open_group_folder("g1").unwrap();
-        assert_eq!(volume.open_group_folder("g1").unwrap(), group);
+        let path = Path::new("groups/g1");
+        let mut volume = Volume::open(folder.path(), &owner("n1")).unwrap();
+        let group = volume.open_group("g1", path, replica(4)).unwrap();
+        fs::write(group.join("kept"), "x").unwrap();
         drop(volume);
+        let mut volume = Volume::open(folder.path(), &owner("n1")).unwrap();
+        assert_eq!(volume.open_group("g1", path, replica(4)).unwrap(), group);
+        assert!(group.join("kept").exists());
+        assert_eq!(volume.open_group("g1", path, replica(9)).unwrap(), group);
+        assert!(!group.join("kept").exists());
         fs::remove_dir_all(&group).unwrap();
-        let mut volume = Volume::open(folder.path(), &owner("c", "n1", 1)).unwrap();
-        let outcome = volume.open_group_folder("g1");
+        let outcome = volume.open_group("g1", path, replica(9));
         assert!(matches!(outcome, Err(VolumeError::Unreadable { .. })), "{outcome:?}");
     }
 
@@ -379,22 +443,22 @@ mod tests {
     fn a_wiped_volume_has_another_id_and_a_kept_one_its_founding() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data");
-        let mut volume = Volume::open(&path, &owner("c", "n1", 1)).unwrap();
+        let mut volume = Volume::open(&path, &owner("n1")).unwrap();
         let id = volume.id().to_owned();
-        let member = FoundingMember {
-            replica: 1,
-            volume: id.clone(),
+        let founding = Founding {
+            cluster: "c".into(),
+            id: new_id(),
+            ..Founding::default()
         };
-        volume
-            .set_founding(Founding::from([("n1".to_owned(), member.clone())]))
-            .unwrap();
+        volume.set_founding(founding.clone()).unwrap();
         drop(volume);
-        let volume = Volume::open(&path, &owner("c", "n1", 1)).unwrap();
-        assert_eq!(volume.founding().and_then(|founding| founding.get("n1")), Some(&member));
+        let volume = Volume::open(&path, &owner("n1")).unwrap();
+        assert_eq!(volume.founding(), Some(&founding));
+        assert_eq!(volume.cluster().map(|cluster| cluster.name.as_str()), Some("c"));
         drop(volume);
         fs::remove_dir_all(&path).unwrap();
-        let volume = Volume::open(&path, &owner("c", "n1", 1)).unwrap();
+        let volume = Volume::open(&path, &owner("n1")).unwrap();
         assert_ne!(volume.id(), id);
-        assert!(volume.founding().is_none());
+        assert!(volume.founding().is_none() && volume.cluster().is_none());
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::cluster::Cluster;
 use crate::http::{Answer, Http};
 
-/// The Raft group.
+/// A Raft group that every cluster has.
 pub const GROUP: &str = "g1";
 /// How long nodes may take to hear of each other, and a follower to apply what the leader has.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -27,9 +27,11 @@ pub fn all(cluster: &Cluster) -> Vec<Http> {
     (0..cluster.len()).map(|node| cluster.http(node)).collect()
 }
 
-/// The place of the leader.
-pub fn leader(cluster: &Cluster) -> usize {
-    cluster.leader(GROUP).expect("one leader")
+/// The Raft group that owns a queue, and the place of the node that leads it.
+pub fn owner(cluster: &Cluster, topic: &str, queue: usize) -> (String, usize) {
+    let group = cluster.owner(topic, queue).expect("the owner of the queue");
+    let leader = cluster.leader(&group).expect("one leader");
+    (group, leader)
 }
 
 /// The loopback address of a port.

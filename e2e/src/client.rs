@@ -35,7 +35,9 @@ const SUCCESS: i32 = 0;
 const NO_NEW_MESSAGE: i32 = 19;
 const RETRY_AT_ONCE: i32 = 20;
 const NOT_FOUND: i32 = 22;
-/// In a pull: the request carries its filter, and is answered at once.
+/// In a pull: it may wait for a message.
+const PULL_MAY_WAIT: i32 = 2;
+/// In a pull: the request carries its filter.
 const PULL_WITH_SUBSCRIPTION: i32 = 4;
 
 /// One connection to one node.
@@ -61,15 +63,26 @@ impl Client {
     }
 
     /// Sends a request and waits for its answer.
-    pub fn call(&mut self, mut request: RemotingCommand) -> Result<RemotingCommand> {
+    pub fn call(&mut self, request: RemotingCommand) -> Result<RemotingCommand> {
+        let opaque = self.ask(request)?;
+        self.answer(opaque)
+    }
+
+    /// Sends a request; returns what its answer is known by.
+    fn ask(&mut self, mut request: RemotingCommand) -> Result<i32> {
         request.opaque = self.next_opaque;
         self.next_opaque = self.next_opaque.wrapping_add(1);
         let mut out = BytesMut::new();
         request.encode(&mut out);
         self.stream.write_all(&out).context("write the request")?;
+        Ok(request.opaque)
+    }
+
+    /// Waits for the answer to a request.
+    fn answer(&mut self, opaque: i32) -> Result<RemotingCommand> {
         loop {
             while let Some(answer) = frame::decode(&mut self.buffer).context("read the answer")? {
-                if answer.is_response() && answer.opaque == request.opaque {
+                if answer.is_response() && answer.opaque == opaque {
                     return Ok(answer);
                 }
             }
@@ -94,7 +107,8 @@ impl Client {
             .with_field("properties", "")
             .with_field("reconsumeTimes", "0")
             .with_body(Bytes::copy_from_slice(body.as_bytes()));
-        let answer = expect(self.call(request)?, &[SUCCESS])?;
+        let answer = self.call(request)?;
+        expect(&answer, &[SUCCESS])?;
         number(&answer, "queueOffset")
     }
 
@@ -112,7 +126,9 @@ impl Client {
         let request = RemotingCommand::request(code)
             .with_field("topic", topic)
             .with_field("queueId", queue);
-        number(&expect(self.call(request)?, &[SUCCESS])?, "offset")
+        let answer = self.call(request)?;
+        expect(&answer, &[SUCCESS])?;
+        number(&answer, "offset")
     }
 
     /// A consumer group's progress in a queue.
@@ -122,7 +138,8 @@ impl Client {
             .with_field("topic", topic)
             .with_field("queueId", queue)
             .with_field("setZeroIfNotFound", "false");
-        let answer = expect(self.call(request)?, &[SUCCESS, NOT_FOUND])?;
+        let answer = self.call(request)?;
+        expect(&answer, &[SUCCESS, NOT_FOUND])?;
         if answer.code == NOT_FOUND {
             Ok(None)
         } else {
@@ -137,7 +154,7 @@ impl Client {
             .with_field("topic", topic)
             .with_field("queueId", queue)
             .with_field("commitOffset", offset);
-        expect(self.call(request)?, &[SUCCESS]).map(drop)
+        expect(&self.call(request)?, &[SUCCESS])
     }
 
     /// Reads every message of every queue that was in the topic when the read began.
@@ -168,46 +185,83 @@ impl Client {
     }
 
     /// Offsets and bodies at and after an offset, as they came; empty when there is nothing yet.
-    fn pull(&mut self, topic: &str, queue: u32, offset: i64) -> Result<Vec<(i64, String)>> {
-        let request = RemotingCommand::request(PULL_MESSAGE)
-            .with_field("consumerGroup", "e2e-reader")
-            .with_field("topic", topic)
-            .with_field("queueId", queue)
-            .with_field("queueOffset", offset)
-            .with_field("maxMsgNums", PULL_MESSAGES)
-            .with_field("sysFlag", PULL_WITH_SUBSCRIPTION)
-            .with_field("commitOffset", "0")
-            .with_field("suspendTimeoutMillis", "0")
-            .with_field("subscription", "*")
-            .with_field("subVersion", "0")
-            .with_field("expressionType", "TAG");
-        let answer = expect(self.call(request)?, &[SUCCESS, NO_NEW_MESSAGE, RETRY_AT_ONCE])?;
-        if answer.code != SUCCESS {
-            return Ok(Vec::new());
-        }
-        let mut messages = Vec::new();
-        for record in message::records(&answer.body) {
-            let message = record.context("read a stored message")?;
-            ensure!(
-                message.topic == topic && message.queue == queue,
-                "a message of {} {}",
-                message.topic,
-                message.queue
-            );
-            messages.push((
-                message.queue_offset,
-                String::from_utf8(message.body.to_vec()).context("body")?,
-            ));
-        }
-        Ok(messages)
+    pub fn pull(&mut self, topic: &str, queue: u32, offset: i64) -> Result<Vec<(i64, String)>> {
+        let answer = self.call(pull_request(topic, queue, offset, Duration::ZERO))?;
+        pulled(&answer, topic, queue)
+    }
+
+    /// Begins a pull that waits at the server for a message; it ends with this connection.
+    pub fn begin_pull(mut self, topic: &str, queue: u32, offset: i64, patience: Duration) -> Result<WaitingPull> {
+        let opaque = self.ask(pull_request(topic, queue, offset, patience))?;
+        Ok(WaitingPull {
+            client: self,
+            opaque,
+            topic: topic.to_owned(),
+            queue,
+        })
     }
 }
 
-fn expect(answer: RemotingCommand, codes: &[i32]) -> Result<RemotingCommand> {
-    if !codes.contains(&answer.code) {
-        bail!("code {}: {}", answer.code, answer.remark.unwrap_or_default());
+/// A pull whose answer has not come; dropping it closes the connection.
+pub struct WaitingPull {
+    client: Client,
+    opaque: i32,
+    topic: String,
+    queue: u32,
+}
+
+impl WaitingPull {
+    /// Waits for the answer: as [`Client::pull`].
+    pub fn finish(mut self) -> Result<Vec<(i64, String)>> {
+        let answer = self.client.answer(self.opaque)?;
+        pulled(&answer, &self.topic, self.queue)
     }
-    Ok(answer)
+}
+
+fn pull_request(topic: &str, queue: u32, offset: i64, patience: Duration) -> RemotingCommand {
+    let waits = if patience.is_zero() { 0 } else { PULL_MAY_WAIT };
+    let patience = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
+    RemotingCommand::request(PULL_MESSAGE)
+        .with_field("consumerGroup", "e2e-reader")
+        .with_field("topic", topic)
+        .with_field("queueId", queue)
+        .with_field("queueOffset", offset)
+        .with_field("maxMsgNums", PULL_MESSAGES)
+        .with_field("sysFlag", PULL_WITH_SUBSCRIPTION | waits)
+        .with_field("commitOffset", "0")
+        .with_field("suspendTimeoutMillis", patience)
+        .with_field("subscription", "*")
+        .with_field("subVersion", "0")
+        .with_field("expressionType", "TAG")
+}
+
+fn pulled(answer: &RemotingCommand, topic: &str, queue: u32) -> Result<Vec<(i64, String)>> {
+    expect(answer, &[SUCCESS, NO_NEW_MESSAGE, RETRY_AT_ONCE])?;
+    if answer.code != SUCCESS {
+        return Ok(Vec::new());
+    }
+    let mut messages = Vec::new();
+    for record in message::records(&answer.body) {
+        let message = record.context("read a stored message")?;
+        ensure!(
+            message.topic == topic && message.queue == queue,
+            "a message of {} {}",
+            message.topic,
+            message.queue
+        );
+        messages.push((
+            message.queue_offset,
+            String::from_utf8(message.body.to_vec()).context("body")?,
+        ));
+    }
+    Ok(messages)
+}
+
+fn expect(answer: &RemotingCommand, codes: &[i32]) -> Result<()> {
+    if !codes.contains(&answer.code) {
+        bail!("code {}: {}", answer.code, answer.remark.as_deref().unwrap_or_default());
+    }
+    Ok(())
 }
 
 fn number(answer: &RemotingCommand, field: &str) -> Result<i64> {

@@ -1,151 +1,175 @@
-//! Real node processes on free ports of this machine.
+//! Real processes on free ports of this machine: controllers and nodes that form one cluster.
 //!
 //! A [`Cluster`] owns a temporary folder (configuration, data, logs) and the processes it starts; it ends no other. When it
 //! is dropped the processes are killed and the folder removed, unless the test is failing: then the folder stays and the end
 //! of every log is printed.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+mod configuration;
+mod controllers;
+mod groups;
+mod shape;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Child;
+
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use controllers::ControllerView;
+pub use shape::Shape;
+
 use crate::client::Client;
-use crate::fault;
 use crate::http::Http;
-use crate::ports::{self, Ports};
+use crate::ports::{self, ControllerPorts, Ports};
+use crate::process::{Controller, Node, Process, READY};
 use crate::progress;
 use crate::wait;
+use configuration::{broker_toml, controller_toml};
 
 /// What the clusters started here are called, but for standalone ones.
 pub const CLUSTER_NAME: &str = "e2e";
+/// The Raft groups of a standalone cluster that is not told how many.
+const STANDALONE_GROUPS: usize = 2;
 
-/// How long a node may take until it serves clients.
-const READY: Duration = Duration::from_secs(60);
-/// How long a planned stop may take.
-const STOP: Duration = Duration::from_secs(30);
-/// Small log files, so that a run rolls through several.
-const LOG_FILE_BYTES: u64 = 32 << 20;
-/// Lines of each log shown when a test fails.
-const LOG_TAIL_LINES: usize = 40;
-
-/// One node process and what stays when it dies.
-pub struct Node {
-    /// The node's name.
-    pub name: String,
-    /// Where it listens, across restarts.
-    pub ports: Ports,
-    arguments: Vec<String>,
-    log: PathBuf,
-    process: Option<Child>,
-}
-
-/// Some nodes that form one cluster.
+/// Some nodes, and the controllers that make one cluster of them.
 pub struct Cluster {
     folder: Option<TempDir>,
+    shape: Shape,
+    controllers: Vec<Controller>,
     nodes: Vec<Node>,
 }
 
-/// The `flotilla` program of this build, or the one that `FLOTILLA_BIN` names.
-pub fn program() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("FLOTILLA_BIN") {
-        return Ok(path.into());
-    }
-    // Test programs lie in `<target>/release/deps`, the product one folder up.
-    let test = std::env::current_exe().context("path of this program")?;
-    let folder = test.parent().and_then(Path::parent).context("folder of this program")?;
-    let path = folder.join("flotilla");
-    ensure!(
-        path.exists(),
-        "{} is missing: run `cargo build --release` first",
-        path.display()
-    );
-    Ok(path)
-}
-
 impl Cluster {
-    /// `flotilla broker` processes that form one Raft group; returns once all serve clients.
+    /// So many `flotilla broker` processes and the controllers for them, in the usual [`Shape`]; returns once all
+    /// serve clients and every Raft group has a leader that all nodes name.
     pub fn start(nodes: usize) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("flotilla-e2e-").tempdir()?;
-        let ports = (0..nodes).map(|_| ports::free()).collect::<Result<Vec<_>>>()?;
-        let members: Vec<String> = ports
-            .iter()
-            .enumerate()
-            .map(|(number, ports)| format!("\"n{}=127.0.0.1:{}\"", number + 1, ports.peer))
-            .collect();
+        Self::of(Shape::of(nodes))
+    }
+
+    fn of(shape: Shape) -> Result<Self> {
         let mut cluster = Self {
-            folder: None,
+            folder: Some(tempfile::Builder::new().prefix("flotilla-e2e-").tempdir()?),
+            shape,
+            controllers: Vec::new(),
             nodes: Vec::new(),
         };
-        for (number, ports) in ports.into_iter().enumerate() {
-            let name = format!("n{}", number + 1);
-            let config = folder.path().join(format!("{name}.toml"));
-            fs::write(&config, broker_toml(&name, &folder.path().join(&name), ports, &members))?;
-            let arguments = vec!["broker".to_owned(), "--config".to_owned(), config.display().to_string()];
-            let log = folder.path().join(format!("{name}.log"));
-            cluster.nodes.push(Node {
-                name,
-                ports,
-                arguments,
-                log,
-                process: None,
-            });
+        cluster.configure_controllers()?;
+        for _ in 0..shape.nodes {
+            cluster.configure_node()?;
         }
-        cluster.folder = Some(folder);
-        for number in 0..nodes {
-            cluster.launch(number)?;
+        for controller in &mut cluster.controllers {
+            controller.launch()?;
         }
-        cluster.await_ready()?;
+        for node in &mut cluster.nodes {
+            node.launch()?;
+        }
+        cluster.await_whole()?;
         Ok(cluster)
     }
 
     /// `flotilla standalone`: a whole cluster in one process, on ports that the system chose.
     pub fn standalone() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("flotilla-e2e-").tempdir()?;
-        let data = folder.path().join("data");
+        let data = folder.path().join("standalone");
         let arguments = ["standalone", "--ports", "0", "--data"].map(str::to_owned).into_iter();
-        let node = Node {
-            name: "n1".to_owned(),
-            ports: Ports {
-                remoting: 0,
-                http: 0,
-                peer: 0,
-                name_server: 0,
-                grpc: 0,
-            },
-            arguments: arguments.chain([data.display().to_string()]).collect(),
-            log: folder.path().join("standalone.log"),
-            process: None,
+        let arguments = arguments.chain([data.display().to_string()]).collect();
+        let unknown = Ports {
+            remoting: 0,
+            http: 0,
+            peer: 0,
+            name_server: 0,
+            grpc: 0,
         };
-        let mut cluster = Self {
-            folder: Some(folder),
-            nodes: vec![node],
-        };
-        cluster.launch(0)?;
-        cluster.nodes[0].ports = wait::until("ports.json", READY, || {
-            let exited = cluster.nodes[0]
-                .process
-                .as_mut()
-                .and_then(|child| child.try_wait().transpose())
-                .transpose()?;
-            ensure!(exited.is_none(), "standalone ended: {exited:?}");
-            let file = data.join("ports.json");
+        let mut node = Process::new("n1", unknown, arguments, data);
+        node.launch()?;
+        node.ports = wait::until("ports.json", READY, || {
+            let ended = node.ended()?;
+            ensure!(ended.is_none(), "standalone ended: {ended:?}");
+            let file = node.data().join("ports.json");
             if file.exists() {
                 read_ports(&file).map(Some)
             } else {
                 Ok(None)
             }
         })?;
-        cluster.await_ready()?;
+        let mut cluster = Self {
+            folder: Some(folder),
+            shape: Shape::of(1).groups_per_node(STANDALONE_GROUPS),
+            controllers: Vec::new(),
+            nodes: vec![node],
+        };
+        cluster.await_whole()?;
         Ok(cluster)
+    }
+
+    fn configure_controllers(&mut self) -> Result<()> {
+        let policy = (self.shape.replicas, self.shape.groups_per_node);
+        let ports: Vec<ControllerPorts> = (0..self.shape.controllers)
+            .map(|_| ports::free_of_controller())
+            .collect::<Result<_>>()?;
+        let peers = ports.iter().zip(1..);
+        let peers: Vec<String> = peers
+            .map(|(ports, number)| format!("c{number}=127.0.0.1:{}", ports.controller))
+            .collect();
+        for (ports, number) in ports.into_iter().zip(1..) {
+            let name = format!("c{number}");
+            let data = self.folder().join(&name);
+            let config = controller_toml(&name, &data, ports, &peers, policy);
+            let arguments = self.arguments("controller", &name, &config)?;
+            self.controllers.push(Process::new(&name, ports, arguments, data));
+        }
+        Ok(())
+    }
+
+    fn configure_node(&mut self) -> Result<()> {
+        let name = format!("n{}", self.nodes.len() + 1);
+        let (data, ports) = (self.folder().join(&name), ports::free()?);
+        let controllers = self.controllers.iter();
+        let controllers: Vec<String> = controllers
+            .map(|controller| format!("127.0.0.1:{}", controller.ports.controller))
+            .collect();
+        let config = broker_toml(&name, &data, ports, &controllers);
+        let arguments = self.arguments("broker", &name, &config)?;
+        self.nodes.push(Process::new(&name, ports, arguments, data));
+        Ok(())
+    }
+
+    fn arguments(&self, command: &str, name: &str, config: &str) -> Result<Vec<String>> {
+        let file = self.folder().join(format!("{name}.toml"));
+        fs::write(&file, config)?;
+        Ok(vec![
+            command.to_owned(),
+            "--config".to_owned(),
+            file.display().to_string(),
+        ])
+    }
+
+    /// Starts one more node; returns its place once it serves clients. The Raft groups that it brings may not have
+    /// leaders yet, see [`Cluster::leaders`].
+    pub fn add_node(&mut self) -> Result<usize> {
+        self.configure_node()?;
+        let place = self.nodes.len() - 1;
+        self.nodes[place].launch()?;
+        self.nodes[place].await_ready()?;
+        Ok(place)
     }
 
     /// The nodes, `n1` first.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// The controllers, `c1` first; none in a standalone cluster, whose only process has one inside.
+    pub fn controllers(&self) -> &[Controller] {
+        &self.controllers
+    }
+
+    /// The controllers, to do something to them.
+    pub fn controllers_mut(&mut self) -> &mut [Controller] {
+        &mut self.controllers
     }
 
     /// How many nodes there are, running or not.
@@ -156,6 +180,11 @@ impl Cluster {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
+    }
+
+    /// Where the node of this name is among the nodes.
+    pub fn place(&self, name: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.name == name)
     }
 
     /// What official clients are given: the name-server address of every node.
@@ -170,7 +199,7 @@ impl Cluster {
 
     /// The admin API of one node.
     pub fn http(&self, number: usize) -> Http {
-        Http::new(self.nodes[number].ports.http)
+        self.nodes[number].http()
     }
 
     /// A remoting connection to one node.
@@ -183,154 +212,114 @@ impl Cluster {
         self.folder.as_ref().map_or_else(|| Path::new("."), TempDir::path)
     }
 
-    /// Which node leads the group, once all running nodes agree.
-    pub fn leader(&self, group: &str) -> Result<usize> {
-        wait::until("one leader that all nodes name", READY, || {
-            let mut leaders = Vec::new();
-            for number in (0..self.len()).filter(|number| self.is_running(*number)) {
-                leaders.push(self.http(number).leader(group)?);
-            }
-            leaders.dedup();
-            let [Some(leader)] = leaders.as_slice() else {
-                return Ok(None);
-            };
-            Ok(self.nodes.iter().position(|node| node.name == *leader))
-        })
-    }
-
     /// Whether a node's process was started and not ended by us.
     pub fn is_running(&self, number: usize) -> bool {
-        self.nodes[number].process.is_some()
+        self.nodes[number].is_running()
     }
 
-    /// `kill -9`.
+    /// `kill -9` of a node.
     pub fn kill(&mut self, number: usize) -> Result<()> {
-        let mut process = self.take(number)?;
-        fault::kill(&mut process)
+        self.nodes[number].kill()
     }
 
-    /// `kill -9` of every running node, with nothing in between.
+    /// `kill -9` of every running node, with nothing in between. The controllers go on.
     pub fn kill_all(&mut self) -> Result<()> {
-        let mut processes: Vec<Child> = self.nodes.iter_mut().filter_map(|node| node.process.take()).collect();
-        for process in &mut processes {
-            process.kill().context("kill")?;
-        }
-        for process in &mut processes {
-            process.wait().context("wait for the killed process")?;
-        }
-        Ok(())
+        end_together(self.nodes.iter_mut().filter_map(Process::give_up))
     }
 
-    /// A planned stop; fails when the process does not say that it stopped well.
+    /// `kill -9` of every running controller, with nothing in between. The nodes go on.
+    pub fn kill_controllers(&mut self) -> Result<()> {
+        end_together(self.controllers.iter_mut().filter_map(Process::give_up))
+    }
+
+    /// `kill -9` of everything that runs, with nothing in between.
+    pub fn kill_everything(&mut self) -> Result<()> {
+        let controllers = self.controllers.iter_mut().filter_map(Process::give_up);
+        end_together(controllers.chain(self.nodes.iter_mut().filter_map(Process::give_up)))
+    }
+
+    /// A planned stop of a node; fails when the process does not say that it stopped well.
     pub fn terminate(&mut self, number: usize) -> Result<()> {
-        let mut process = self.take(number)?;
-        let stopped_well = fault::terminate(&mut process, STOP);
-        if !matches!(stopped_well, Ok(true)) {
-            // Ours either way, and must not outlive the test.
-            let _ = fault::kill(&mut process);
-        }
-        ensure!(stopped_well?, "{} ended with an error", self.nodes[number].name);
-        Ok(())
+        self.nodes[number].terminate()
     }
 
     /// Stops a node from running, until [`Cluster::resume`].
     pub fn pause(&self, number: usize) -> Result<()> {
-        fault::pause(self.process(number)?)
+        self.nodes[number].pause()
     }
 
     /// Lets a paused node run on.
     pub fn resume(&self, number: usize) -> Result<()> {
-        fault::resume(self.process(number)?)
+        self.nodes[number].resume()
+    }
+
+    /// Throws away everything that a node stored; it must be down.
+    pub fn wipe(&self, number: usize) -> Result<()> {
+        self.nodes[number].wipe()
     }
 
     /// Starts a node that is down, on its data and its ports.
     pub fn launch(&mut self, number: usize) -> Result<()> {
-        let node = &mut self.nodes[number];
-        ensure!(node.process.is_none(), "{} runs", node.name);
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&node.log)
-            .context("open the log")?;
-        let process = Command::new(program()?)
-            .args(&node.arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("start {}", node.name))?;
-        node.process = Some(process);
-        Ok(())
+        self.nodes[number].launch()
     }
 
-    /// Waits until every running node serves clients.
+    /// Waits until every process that runs is ready: nodes serve clients, controllers take part.
     pub fn await_ready(&mut self) -> Result<()> {
-        for number in 0..self.len() {
-            let http = self.http(number);
-            let node = &mut self.nodes[number];
-            let Some(process) = node.process.as_mut() else { continue };
-            let mut ended = None;
-            wait::until(&format!("{} is ready", node.name), READY, || {
-                ended = process.try_wait()?;
-                Ok((ended.is_some() || http.is_ready()?).then_some(()))
-            })?;
-            ensure!(ended.is_none(), "{} ended by itself: {ended:?}", node.name);
+        for controller in &mut self.controllers {
+            controller.await_ready()?;
+        }
+        for node in &mut self.nodes {
+            node.await_ready()?;
         }
         Ok(())
     }
 
-    fn process(&self, number: usize) -> Result<&Child> {
-        self.nodes[number]
-            .process
-            .as_ref()
-            .with_context(|| format!("{} is down", self.nodes[number].name))
+    /// Waits until a node that runs is ready.
+    pub fn await_node(&mut self, number: usize) -> Result<()> {
+        self.nodes[number].await_ready()
     }
 
-    fn take(&mut self, number: usize) -> Result<Child> {
-        let node = &mut self.nodes[number];
-        let mut process = node.process.take().with_context(|| format!("{} is down", node.name))?;
-        if let Some(status) = process.try_wait()? {
-            bail!("{} had ended by itself: {status}", node.name);
+    /// Waits until every process that runs is ready, every Raft group has a leader that all running nodes name, and, with
+    /// a majority of the controllers running, all nodes have reached the one that leads.
+    pub fn await_whole(&mut self) -> Result<()> {
+        self.await_ready()?;
+        self.leaders()?;
+        let running = self.controllers.iter().filter(|controller| controller.is_running());
+        if 2 * running.count() > self.controllers.len() {
+            self.await_controllers()?;
         }
-        Ok(process)
+        Ok(())
     }
+}
+
+/// Ends processes that this one started; all are told before any is waited for.
+fn end_together(children: impl Iterator<Item = Child>) -> Result<()> {
+    let mut children: Vec<Child> = children.collect();
+    // None is left behind because of another.
+    let killed: Vec<_> = children.iter_mut().map(Child::kill).collect();
+    let gone: Vec<_> = children.iter_mut().map(Child::wait).collect();
+    killed.into_iter().collect::<io::Result<()>>().context("kill")?;
+    gone.into_iter()
+        .collect::<io::Result<Vec<_>>>()
+        .context("wait for the killed process")?;
+    Ok(())
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for node in &mut self.nodes {
-            if let Some(mut process) = node.process.take() {
-                // Also ends a paused one. Nothing can be done about an error here.
-                let _ = fault::kill(&mut process);
-            }
-        }
+        // What is left to write must be written before the folder goes or is kept.
+        let _ = self.kill_everything();
         if std::thread::panicking()
             && let Some(folder) = self.folder.take()
         {
             let path = folder.keep();
-            for node in &self.nodes {
-                progress::line(format!("end of {}:\n{}", node.log.display(), tail(&node.log)));
+            let controllers = self.controllers.iter().map(Process::log_tail);
+            for tail in controllers.chain(self.nodes.iter().map(Process::log_tail)) {
+                progress::line(tail);
             }
             progress::line(format!("data and logs stay in {}", path.display()));
         }
     }
-}
-
-fn broker_toml(name: &str, data: &Path, ports: Ports, members: &[String]) -> String {
-    format!(
-        "node = \"{name}\"\ndata = \"{data}\"\nlisten = \"127.0.0.1\"\n\n\
-         [ports]\nremoting = {remoting}\nhttp = {http}\ngrpc = {grpc}\npeer = {peer}\nname_server = {name_server}\n\n\
-         [log]\nfile_bytes = {LOG_FILE_BYTES}\n\n\
-         [cluster]\nname = \"{CLUSTER_NAME}\"\nmembers = [{members}]\n\n\
-         [policy]\nleave_seconds = 0\n",
-        data = data.display(),
-        remoting = ports.remoting,
-        http = ports.http,
-        grpc = ports.grpc,
-        peer = ports.peer,
-        name_server = ports.name_server,
-        members = members.join(", "),
-    )
 }
 
 fn read_ports(file: &Path) -> Result<Ports> {
@@ -346,10 +335,4 @@ fn read_ports(file: &Path) -> Result<Ports> {
         name_server: port("name_server")?,
         grpc: 0,
     })
-}
-
-fn tail(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_else(|error| error.to_string());
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
 }

@@ -3,11 +3,11 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use crate::cluster;
+use crate::process;
 
 /// Runs the program to its end: exit code, standard output, standard error.
 fn flotilla(arguments: &str, input: &str) -> (Option<i32>, String, String) {
-    let mut process = Command::new(cluster::program().expect("the program"))
+    let mut child = Command::new(process::program().expect("the program"))
         .args(arguments.split(' '))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -15,8 +15,8 @@ fn flotilla(arguments: &str, input: &str) -> (Option<i32>, String, String) {
         .spawn()
         .expect("start the program");
     // One that does not read its input may be gone already.
-    let _ = process.stdin.take().expect("input").write_all(input.as_bytes());
-    let output = process.wait_with_output().expect("the program ends");
+    let _ = child.stdin.take().expect("input").write_all(input.as_bytes());
+    let output = child.wait_with_output().expect("the program ends");
     let text = |bytes| String::from_utf8(bytes).expect("text");
     (output.status.code(), text(output.stdout), text(output.stderr))
 }

@@ -138,6 +138,29 @@ impl Http {
         Ok(body["leader"].as_str().map(str::to_owned))
     }
 
+    /// All Raft groups and the nodes that lead them, as this node knows it.
+    pub fn leaders(&self) -> Result<BTreeMap<String, Option<String>>> {
+        let body = self.get_ok("/v1/groups")?;
+        let groups = body["items"].as_array().with_context(|| format!("items in {body}"))?;
+        let leader = |group: &Value| {
+            let name = group["name"].as_str().with_context(|| format!("name of {group}"))?;
+            Ok((name.to_owned(), group["leader"].as_str().map(str::to_owned)))
+        };
+        groups.iter().map(leader).collect()
+    }
+
+    /// The Raft groups that own the queues of a topic.
+    pub fn owners(&self, topic: &str) -> Result<Vec<String>> {
+        let path = format!("/v1/topics/{topic}/queues");
+        let body = self.get_ok(&path)?;
+        let queues = body["queues"].as_array().with_context(|| format!("queues in {body}"))?;
+        let owner = |queue: &Value| {
+            let group = queue["group"].as_str().with_context(|| format!("group of {queue}"))?;
+            Ok(group.to_owned())
+        };
+        queues.iter().map(owner).collect()
+    }
+
     /// Logs a digest point and returns the digests that the replicas computed at it.
     pub fn digests(&self, group: &str) -> Result<Vec<Digest>> {
         let path = format!("/v1/groups/{group}/digest");

@@ -2,7 +2,8 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`cluster`] | node processes on free ports, their data and logs |
+//! | [`cluster`] | controllers and nodes that form one cluster, its Raft groups |
+//! | [`process`] | one process: its ports, its data, its log |
 //! | [`fault`] | kill, pause, stop: only processes that a [`cluster::Cluster`] started |
 //! | [`client`] | a small remoting client of our own, to read whole topics and offsets |
 //! | [`http`], [`admin`] | the admin API as a caller sees it; short ways to ask it |
@@ -24,6 +25,7 @@ pub mod history;
 pub mod http;
 pub mod java;
 pub mod ports;
+pub mod process;
 pub mod progress;
 pub mod sim;
 pub mod wait;

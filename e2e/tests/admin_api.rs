@@ -1,11 +1,11 @@
 //! The admin API: any node answers for the whole cluster, the next read anywhere shows a write, and what is refused says
 //! so and changes nothing.
 
-use flotilla_e2e::admin::{
-    EMPTY, GROUP, SOON, all, ask, at, found, get, is_problem, leader, one, queues, send, three, topics,
-};
-use flotilla_e2e::cluster::{self, CLUSTER_NAME, Cluster};
+use anyhow::ensure;
+use flotilla_e2e::admin::{EMPTY, SOON, all, ask, at, found, get, is_problem, one, owner, queues, send, three, topics};
+use flotilla_e2e::cluster::{CLUSTER_NAME, Cluster};
 use flotilla_e2e::http::{Answer, Http};
+use flotilla_e2e::process::Node;
 use flotilla_e2e::wait;
 use serde_json::{Value, json};
 
@@ -23,16 +23,19 @@ fn assert_healthy_when_fresh(cluster: &Cluster) {
             assert_eq!((answer.status, answer.text.as_str()), (200, text), "{path}");
         }
     }
-    wait::until("the leader, and no other, says that it leads", SOON, || {
-        let mut leads = Vec::new();
-        for http in all(cluster) {
-            leads.push(http.metrics()?.get("flotilla_raft_is_leader", &[]));
+    wait::until("the leaders, and no others, say that they lead", SOON, || {
+        for (group, leader) in cluster.leaders()? {
+            let mut leads = Vec::new();
+            for http in all(cluster) {
+                leads.push(http.metrics()?.get("flotilla_raft_is_leader", &[("group", &group)]));
+            }
+            let mut expected = vec![Some(0.0); leads.len()];
+            expected[leader] = Some(1.0);
+            ensure!(leads == expected, "{group}: {leads:?}");
         }
-        let mut expected = vec![Some(0.0); leads.len()];
-        expected[cluster.leader(GROUP)?] = Some(1.0);
-        Ok((leads == expected).then_some(()))
+        Ok(Some(()))
     })
-    .expect("one leader");
+    .expect("one leader of every group");
 }
 
 #[test]
@@ -44,25 +47,35 @@ fn a_fresh_process_is_healthy_and_has_metrics() {
 fn three_fresh_nodes_are_healthy_and_describe_one_cluster() {
     let cluster = three();
     assert_healthy_when_fresh(&cluster);
-    let leader = &cluster.nodes()[leader(&cluster)].name;
-    let role = |node: &cluster::Node| if node.name == *leader { "leader" } else { "follower" };
-    let roles = cluster.nodes().iter().map(|node| json!([node.name, role(node)]));
-    let roles: Value = roles.collect();
+    let leaders = cluster.leaders().expect("leaders");
+    let groups: Vec<Value> = leaders.keys().map(|group| json!(group)).collect();
     let nodes = cluster.nodes().iter().map(|node| {
         let ports = node.ports;
         let (address, http, peer) = (at(ports.remoting), at(ports.http), at(ports.peer));
-        json!({ "node": node.name, "alive": true, "ready": true, "leaving": false, "address": address,
+        json!({ "node": node.name, "alive": true, "ready": true, "leaving": false, "zone": "", "address": address,
             "http": http, "name_server": at(ports.name_server), "peer": peer })
     });
     let nodes: Value = nodes.collect();
     for http in all(&cluster) {
-        let (group, groups) = (get(&http, "/v1/groups/g1"), get(&http, "/v1/groups"));
-        assert_eq!(json!([group["name"], group["leader"]]), json!([GROUP, leader]));
-        let members = group["members"].as_array().expect("members").iter();
-        let shown: Value = members.map(|member| json!([member["node"], member["role"]])).collect();
-        assert_eq!(shown, roles);
-        assert_eq!(groups["items"][0]["leader"], json!(leader));
-        assert_eq!(groups["items"][1], Value::Null, "one group");
+        let listed = get(&http, "/v1/groups");
+        let listed = listed["items"].as_array().expect("items").iter();
+        assert_eq!(listed.map(|group| group["name"].clone()).collect::<Vec<_>>(), groups);
+        for (name, leader) in &leaders {
+            let leader = &cluster.nodes()[*leader].name;
+            let role = |node: &Node| if node.name == *leader { "leader" } else { "follower" };
+            let roles: Value = cluster
+                .nodes()
+                .iter()
+                .map(|node| json!([node.name, role(node)]))
+                .collect();
+            let group = get(&http, &format!("/v1/groups/{name}"));
+            assert_eq!(json!([group["name"], group["leader"]]), json!([name, leader]));
+            let mut shown: Vec<Value> = (group["members"].as_array().expect("members").iter())
+                .map(|member| json!([member["node"], member["role"]]))
+                .collect();
+            shown.sort_by_key(|member| member[0].to_string());
+            assert_eq!(json!(shown), roles);
+        }
         wait::until("the leader has heard of every node", SOON, || {
             Ok((http.get_ok("/v1/cluster")?["nodes"] == nodes).then_some(()))
         })
@@ -126,7 +139,7 @@ fn what_is_wrong_with_a_request_is_told_in_a_problem_document_and_changes_nothin
         (404, "GET", "/v1/topics/t/nothing", ""),
         (400, "GET", "/v1/topics/%FF", ""),
         (404, "GET", "/v1/topics/unknown", ""),
-        (404, "GET", "/v1/groups/g2", ""),
+        (404, "GET", "/v1/groups/g9", ""),
         (404, "GET", "/v1/consumer-groups/unknown", ""),
         (400, "GET", "/v1/messages", ""),
         (400, "GET", "/v1/messages?colour=red", ""),
@@ -140,7 +153,7 @@ fn what_is_wrong_with_a_request_is_told_in_a_problem_document_and_changes_nothin
         (409, "PUT", "/v1/topics/t", r#"{"queues":1}"#),
         (400, "PUT", "/v1/topics/t", r#"{"type":"other"}"#),
         (400, "PUT", "/v1/topics/t", r#"{"retention":{"time":"soon"}}"#),
-        (400, "PUT", "/v1/topics/t", r#"{"groups":["g2"]}"#),
+        (400, "PUT", "/v1/topics/t", r#"{"groups":["g9"]}"#),
         (400, "PUT", "/v1/topics/new", r#"{"queues":0}"#),
         (400, "PUT", "/v1/topics/a%20b", r#"{"queues":1}"#),
         (409, "PUT", "/v1/topics/TBW102", r#"{"queues":1}"#),
@@ -151,8 +164,8 @@ fn what_is_wrong_with_a_request_is_told_in_a_problem_document_and_changes_nothin
         (400, "POST", "/v1/topics/t/messages", r#"{"body_base64":"*"}"#),
         (400, "POST", "/v1/topics/t/messages", r#"{"body":"a","queue":2}"#),
         (413, "POST", "/v1/topics/t/messages", &large),
-        (404, "POST", "/v1/groups/g2/digest", ""),
-        (404, "POST", "/v1/groups/g2/leader", r#"{"node":"n1"}"#),
+        (404, "POST", "/v1/groups/g9/digest", ""),
+        (404, "POST", "/v1/groups/g9/leader", r#"{"node":"n1"}"#),
         (404, "POST", "/v1/groups/g1/leader", r#"{"node":"n9"}"#),
         (400, "POST", "/v1/groups/g1/leader", "{}"),
     ];
@@ -173,9 +186,9 @@ fn what_is_wrong_with_a_request_is_told_in_a_problem_document_and_changes_nothin
 fn a_message_sent_at_a_follower_is_found_the_same_at_every_node() {
     let cluster = three();
     let nodes = all(&cluster);
-    let leader = leader(&cluster);
+    nodes[0].create_topic("found", 2).expect("topic");
+    let (group, leader) = owner(&cluster, "found", 1);
     let follower = &nodes[(leader + 1) % 3];
-    follower.create_topic("found", 2).expect("topic");
     send(&nodes[leader], "found", json!({ "body": "before", "queue": 1 }));
     let (keys, properties) = (["k1", "k2"], json!({ "colour": "blue" }));
     let new = json!({ "body_base64": "AP8B", "tag": "red", "keys": keys, "properties": properties, "queue": 1 });
@@ -187,7 +200,7 @@ fn a_message_sent_at_a_follower_is_found_the_same_at_every_node() {
     }
     assert_eq!(
         json!([message["topic"], message["offset"], message["group"]]),
-        json!(["found", 1, GROUP])
+        json!(["found", 1, group])
     );
     assert_eq!(message["properties"]["colour"], "blue");
     let id = receipt["message_id"].as_str().expect("id");
@@ -227,15 +240,17 @@ fn messages_of_one_ordering_key_share_a_queue_from_the_first_on() {
     }
 }
 
-fn assert_equal_digests(http: &Http) {
-    let (status, answer) = http.post("/v1/groups/g1/digest", &json!({})).expect("digest");
+fn assert_equal_digests(http: &Http, group: &str) {
+    let path = format!("/v1/groups/{group}/digest");
+    let (status, answer) = http.post(&path, &json!({})).expect("digest");
     assert_eq!((status, &answer["equal"]), (200, &json!(true)), "{answer}");
     let digest = json!({ "index": answer["index"], "value": answer["value"] });
     let expected = ["n1", "n2", "n3"].map(|node| json!([node, digest]));
     let members = answer["members"].as_array().expect("members").iter();
-    let shown: Vec<Value> = members
+    let mut shown: Vec<Value> = members
         .map(|member| json!([member["node"], member["digest"]]))
         .collect();
+    shown.sort_by_key(|member| member[0].to_string());
     assert_eq!(shown, expected);
 }
 
@@ -244,22 +259,24 @@ fn leadership_goes_where_it_is_told_and_digests_stay_equal() {
     let cluster = three();
     let nodes = all(&cluster);
     nodes[0].create_topic("moves", 1).expect("topic");
+    let group = owner(&cluster, "moves", 0).0;
+    let leader = || cluster.leader(&group).expect("one leader");
     let mut told = Vec::new();
     let mut expected = Vec::new();
     for round in 0..4 {
         for (number, http) in nodes.iter().enumerate() {
             let receipt = send(http, "moves", json!({ "body": "x" }));
             assert_eq!(receipt["offset"], json!(round * nodes.len() + number));
-            assert_equal_digests(http);
+            assert_equal_digests(http, &group);
         }
         // To the next node, asked at the one after it.
-        let target = (leader(&cluster) + 1) % 3;
+        let target = (leader() + 1) % 3;
         let name = json!({ "node": cluster.nodes()[target].name });
-        let moved = nodes[(target + 1) % 3].post("/v1/groups/g1/leader", &name);
+        let moved = nodes[(target + 1) % 3].post(&format!("/v1/groups/{group}/leader"), &name);
         let (status, answer) = moved.expect("transfer");
         told.push(json!([status, answer["leader"]]));
         expected.push(json!([200, name["node"]]));
-        assert_eq!(leader(&cluster), target, "round {round}: {answer}");
+        assert_eq!(leader(), target, "round {round}: {answer}");
     }
     assert_eq!(told, expected);
 }

@@ -1,28 +1,34 @@
 //! The commands of the `flotilla` program: what they print, their exit codes, and what they do to a cluster.
 
-use flotilla_e2e::admin::{SOON, all, at, found, get, leader, send, three};
+use flotilla_e2e::admin::{GROUP, SOON, all, at, found, get, owner, send, three};
 use flotilla_e2e::cluster::Cluster;
 use flotilla_e2e::command::{fails, succeeds};
 use flotilla_e2e::wait;
 use serde_json::{Value, json};
 
-/// Every node's metrics show how far the consumer group is from the end of queue 0.
+/// The metrics of the node that leads queue 0 show how far the consumer group is from its end, and those of no other, so
+/// that the figures of all nodes add up.
 fn await_lag(cluster: &Cluster, group: &str, topic: &str, lag: f64) {
     let labels = [("consumer_group", group), ("topic", topic), ("queue", "0")];
-    for http in all(cluster) {
-        wait::until("the node shows the lag", SOON, || {
-            Ok((http.metrics()?.get("flotilla_consumer_lag", &labels) == Some(lag)).then_some(()))
-        })
-        .unwrap_or_else(|error| panic!("lag {lag}: {error:#}: {:?}", http.metrics()));
-    }
+    let mut expected = vec![None; cluster.len()];
+    expected[owner(cluster, topic, 0).1] = Some(lag);
+    let mut shown = Vec::new();
+    wait::until("one node shows the lag", SOON, || {
+        shown.clear();
+        for http in all(cluster) {
+            shown.push(http.metrics()?.get("flotilla_consumer_lag", &labels));
+        }
+        Ok((shown == expected).then_some(()))
+    })
+    .unwrap_or_else(|error| panic!("lag {expected:?}: {error:#}: {shown:?}"));
 }
 
 #[test]
 fn messages_are_produced_and_consumed_from_a_shell() {
     let cluster = three();
-    let ports = cluster.nodes()[(leader(&cluster) + 1) % 3].ports;
-    let (server, names) = (at(ports.remoting), at(ports.name_server));
     cluster.http(0).create_topic("shell", 1).expect("topic");
+    let ports = cluster.nodes()[(owner(&cluster, "shell", 0).1 + 1) % 3].ports;
+    let (server, names) = (at(ports.remoting), at(ports.name_server));
     let produce = |arguments: &str, input: &str| {
         let out = succeeds(&format!("produce --server {server} --topic shell {arguments}"), input);
         let places = out
@@ -73,8 +79,8 @@ fn messages_are_produced_and_consumed_from_a_shell() {
 #[test]
 fn a_cluster_is_looked_at_and_changed_from_a_shell() {
     let cluster = three();
-    let leader = leader(&cluster);
-    let (name, next) = (&cluster.nodes()[leader].name, &cluster.nodes()[(leader + 1) % 3]);
+    let leader = cluster.leader(GROUP).expect("leader");
+    let next = &cluster.nodes()[(leader + 1) % 3];
     let admin = format!("admin --http {}", at(next.ports.http));
     // Rows without their heading, in words.
     let rows = |arguments: &str| {
@@ -89,15 +95,20 @@ fn a_cluster_is_looked_at_and_changed_from_a_shell() {
         serde_json::from_str(&succeeds(&format!("{admin} -o json {arguments}"), "")).expect("JSON")
     };
     let http = cluster.http(leader);
-    let topic = ["shell 2 normal 1h g1"];
-    assert_eq!(rows("topics shell --put --queues 2 --retention 1h"), topic);
+    let put = rows("topics shell --put --queues 2 --retention 1h");
+    let places = [0, 1].map(|queue| owner(&cluster, "shell", queue));
+    let groups = places.iter().map(|(group, _)| group.as_str());
+    let topic = [format!("shell 2 normal 1h {}", groups.collect::<Vec<_>>().join(","))];
+    assert_eq!(put, topic);
     assert_eq!(rows("topics"), topic);
     assert_eq!(read("topics shell"), get(&http, "/v1/topics/shell"));
     let sent = send(&http, "shell", json!({ "body": "hello", "keys": ["k"], "queue": 1 }));
-    assert_eq!(
-        rows("queues shell"),
-        [format!("0 g1 {name} 0 0"), format!("1 g1 {name} 0 1")]
-    );
+    let queues = places.iter().zip(0..).map(|((group, leader), queue)| {
+        let name = &cluster.nodes()[*leader].name;
+        // Queue 1 has a message.
+        format!("{queue} {group} {name} 0 {queue}")
+    });
+    assert_eq!(rows("queues shell"), queues.collect::<Vec<_>>());
     let message = found(&http, "topic=shell&queue=1&offset=0");
     let id = sent["message_id"].as_str().expect("id");
     assert_eq!(read(&format!("messages --id {id}")), message);
@@ -108,15 +119,17 @@ fn a_cluster_is_looked_at_and_changed_from_a_shell() {
         Ok((nodes.iter().filter(|row| row.contains(" true true ")).count() == 3).then_some(()))
     })
     .expect("rows of the nodes");
-    let members = rows("groups g1");
+    let members = rows(&format!("groups {GROUP}"));
     assert_eq!(
         members.iter().filter(|row| row.contains(" follower true ")).count(),
         2,
         "{members:?}"
     );
-    assert_eq!(read("digest")["equal"], true);
+    for group in cluster.groups().expect("groups") {
+        assert_eq!(read(&format!("digest {group}"))["equal"], true);
+    }
     rows(&format!("transfer-leader {}", next.name));
-    assert_eq!(read("groups")["items"][0]["leader"], json!(next.name));
+    assert_eq!(read(&format!("groups {GROUP}"))["leader"], json!(next.name));
     assert_eq!(succeeds(&format!("{admin} topics shell --delete"), ""), "");
     fails(&format!("{admin} queues shell"), 1, &["404", "shell"]);
     fails(&format!("{admin} topics shell --delete"), 1, &["404", "refused"]);
@@ -125,39 +138,69 @@ fn a_cluster_is_looked_at_and_changed_from_a_shell() {
     fails("admin --http 127.0.0.1:1 topics", 1, &["127.0.0.1:1"]);
 }
 
-#[test]
-fn a_configuration_is_checked_and_every_bad_key_is_named() {
+/// A folder for one configuration file: its path, and how to write it.
+fn file(name: &str) -> (tempfile::TempDir, String, impl Fn(&str)) {
     let folder = tempfile::tempdir().expect("folder");
-    let file = folder.path().join("n1.toml");
-    let path = file.display();
+    let file = folder.path().join(name);
+    let path = file.display().to_string();
+    (folder, path, move |text: &str| {
+        std::fs::write(&file, text).expect("write")
+    })
+}
+
+#[test]
+fn a_node_s_configuration_is_checked_and_every_bad_key_is_named() {
+    let (_folder, path, write) = file("n1.toml");
     let validate = format!("validate {path}");
-    let write = |text: &str| std::fs::write(&file, text).expect("write");
-    let cluster =
-        "[cluster]\nname = \"orders\"\nmembers = [\"n1=n1.example.net:10912\", \"n2=n2.example.net:10912\"]\n";
+    let controllers = "controllers = [\"c1.example.net:9878\", \"c2.example.net:9878\"]\n";
     write(&format!(
-        "node = \"n1\"\ndata = \"/var/lib/flotilla\"\nlisten = \"0.0.0.0\"\n{cluster}"
+        "node = \"n1\"\ndata = \"/var/lib/flotilla\"\nlisten = \"0.0.0.0\"\n{controllers}"
     ));
-    assert_eq!(succeeds(&validate, ""), format!("{path}: valid\n"));
-    write(&format!(
-        "node = \"n3\"\nlisten = \"here\"\ncolour = 1\n[policy]\nelection_min_ms = 50\n{cluster}"
-    ));
-    fails(
-        &validate,
-        1,
-        &[
-            "cluster.members: ",
-            "`n3`",
-            "listen: `here`",
-            "colour: ",
-            "policy.election_min_ms: ",
-        ],
-    );
+    assert_eq!(succeeds(&validate, ""), format!("{path}: valid for a node\n"));
+    write("node = \"n 3\"\nlisten = \"here\"\ncolour = 1\ncontrollers = [\"c1\"]\n[policy]\nelection_min_ms = 50\n");
+    let bad = [
+        "node: ",
+        "listen: `here`",
+        "colour: ",
+        "controllers: ",
+        "policy.election_min_ms: ",
+    ];
+    fails(&validate, 1, &bad);
+    write("listen = \"0.0.0.0\"\n");
+    fails(&validate, 1, &["controllers: "]);
     write("[ports]\nhttp = \"x\"\nremoting = 99999\n[log]\nflush = \"never\"\n");
     for command in [&validate, &format!("broker --config {path}")] {
         fails(command, 1, &["ports.http: ", "ports.remoting: ", "log.flush: "]);
     }
     write("node =\n");
     fails(&validate, 1, &["line 1"]);
-    std::fs::remove_file(&file).expect("remove");
-    fails(&validate, 1, &[&path.to_string()]);
+    std::fs::remove_file(&path).expect("remove");
+    fails(&validate, 1, &[&path]);
+}
+
+#[test]
+fn a_controller_s_configuration_is_checked_and_every_bad_key_is_named() {
+    let (_folder, path, write) = file("c1.toml");
+    let validate = format!("validate {path}");
+    let peers = "peers = [\"c1=c1.example.net:9878\", \"c2=c2.example.net:9878\", \"c3=c3.example.net:9878\"]\n";
+    write(&format!(
+        "node = \"c1\"\ncluster = \"orders\"\n{peers}[policy]\nreplicas = 3\n"
+    ));
+    assert_eq!(succeeds(&validate, ""), format!("{path}: valid for a controller\n"));
+    write(&format!(
+        "node = \"c9\"\ncluster = \"or ders\"\nlisten = \"here\"\ncolour = 1\n{peers}\
+         [ports]\nhttp = 9878\n[policy]\nreplicas = 0\ngroups_per_node = 0\n"
+    ));
+    let bad = [
+        "`c9`",
+        "cluster: ",
+        "listen: `here`",
+        "colour: ",
+        "9878",
+        "policy.replicas: ",
+        "policy.groups_per_node: ",
+    ];
+    for command in [&validate, &format!("controller --config {path}")] {
+        fails(command, 1, &bad);
+    }
 }

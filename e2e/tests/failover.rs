@@ -1,5 +1,5 @@
-//! The leader dies or falls silent: the rest goes on soon, nothing acknowledged is lost, and a silent leader that wakes up
-//! changes nothing.
+//! The leader of the Raft group that owns a queue dies or falls silent: the rest goes on soon, nothing acknowledged is
+//! lost, and a silent leader that wakes up changes nothing.
 
 use std::time::{Duration, Instant};
 
@@ -71,7 +71,7 @@ fn killed_leader_is_replaced_and_nothing_acknowledged_is_lost() {
     let mut acked = Vec::new();
     let mut times = Vec::new();
     for trial in 0..TRIALS {
-        let leader = cluster.leader("g1").expect("leader");
+        let leader = cluster.queue_leader(TOPIC, 0).expect("leader");
         let other = (leader + 1) % 3;
         let mut client = cluster.client(other).expect("connect");
         for number in 0..20 {
@@ -97,7 +97,7 @@ fn silent_leader_is_replaced_and_wakes_up_without_harm() {
     let mut acked = Vec::new();
     let mut times = Vec::new();
     for trial in 0..TRIALS {
-        let leader = cluster.leader("g1").expect("leader");
+        let leader = cluster.queue_leader(TOPIC, 0).expect("leader");
         let other = (leader + 1) % 3;
         let body = format!("trial {trial} before");
         cluster
@@ -112,7 +112,7 @@ fn silent_leader_is_replaced_and_wakes_up_without_harm() {
         cluster.resume(leader).expect("resume");
         times.push(time.expect("a new leader serves"));
         acked.push(body);
-        let again = cluster.leader("g1").expect("leader again");
+        let again = cluster.queue_leader(TOPIC, 0).expect("leader again");
         assert_ne!(cluster.nodes()[again].name, "", "a leader that all name");
         assert_all_there(&cluster, &acked);
     }

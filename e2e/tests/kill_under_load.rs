@@ -1,6 +1,6 @@
 //! Three processes under load from an official producer with default retries and an official push consumer: `kill -9` of a
 //! random node again and again, then of all three at once. The whole history holds at the end (see
-//! `flotilla_e2e::history`), and the replicas' digests are equal after every round.
+//! `flotilla_e2e::history`), and the digests of all replicas of every Raft group are equal after every round.
 //!
 //! `KILL_ONE_ROUNDS` (20), `KILL_ALL_ROUNDS` (10) and `KILL_SEED` (printed) change the run, `KILL_CLIENT` (5.3.3) the client.
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use flotilla_e2e::client::Client;
 use flotilla_e2e::cluster::Cluster;
 use flotilla_e2e::history::{self, Dump, History, OffsetSample, load};
@@ -22,7 +22,6 @@ use rand::{Rng as _, SeedableRng as _};
 const TOPIC: &str = "kill-under-load";
 const QUEUES: u32 = 8;
 const GROUP: &str = "kill-under-load";
-const RAFT_GROUP: &str = "g1";
 /// Acknowledgements seen between two faults.
 const ACKS_BETWEEN: u64 = 100;
 /// Plain sends go on with one node dead; ordered ones to the dead node's clients wait for it.
@@ -65,20 +64,6 @@ fn sample_consumer_offsets(ports: Vec<u16>, stop: Arc<AtomicBool>) -> Vec<Offset
     samples
 }
 
-/// Every replica computes the same digest at the same place of the log.
-fn await_alike(cluster: &Cluster) -> Result<()> {
-    let digests = wait::until("a digest of every replica", ALIKE_WITHIN, || {
-        let digests = cluster.http(0).digests(RAFT_GROUP)?;
-        let complete = digests.len() == cluster.len() && digests.iter().all(|digest| digest.index == digests[0].index);
-        Ok(complete.then_some(digests))
-    })?;
-    ensure!(
-        digests.iter().all(|digest| digest.value == digests[0].value),
-        "replicas differ: {digests:?}"
-    );
-    Ok(())
-}
-
 fn dump(cluster: &Cluster, node: usize) -> Result<Dump> {
     wait::until("a whole read", ALIKE_WITHIN, || {
         cluster.client(node)?.dump(TOPIC, QUEUES).map(Some)
@@ -104,7 +89,7 @@ fn round(cluster: &mut Cluster, load: &Load, victim: Option<usize>) -> Result<()
     cluster.await_ready()?;
     load.await_more_acks(ACKS_BETWEEN, ACKS_WITHIN)
         .context("with all nodes back")?;
-    await_alike(cluster)
+    cluster.await_alike(ALIKE_WITHIN)
 }
 
 fn everything_is_consumed(cluster: &Cluster) -> Result<Option<()>> {
@@ -168,7 +153,7 @@ fn run(cluster: &mut Cluster) -> Result<history::Report> {
     history.consumer_offsets = sampler.join().expect("the sampler does not panic");
     consumed?;
     load.exit(STOP_WITHIN)?;
-    await_alike(cluster)?;
+    cluster.await_alike(ALIKE_WITHIN)?;
     for node in 0..cluster.len() {
         history.dumps.push(dump(cluster, node)?);
     }

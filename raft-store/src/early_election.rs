@@ -55,7 +55,11 @@ impl<Rt: AsyncRuntime> EarlyElection<Rt> {
         if !self.claim() {
             return;
         }
-        let refused = Rt::timeout(PROBE_TIMEOUT, is_refused::<Rt, T>(transport, &suspicion.leader_node)).await;
+        let refused = Rt::timeout(
+            PROBE_TIMEOUT,
+            is_refused::<Rt, T>(transport, leader, &suspicion.leader_node),
+        )
+        .await;
         if !refused.is_ok_and(|refused| refused) {
             self.release();
             return;
@@ -96,9 +100,9 @@ impl<Rt: AsyncRuntime> Default for EarlyElection<Rt> {
 
 /// True if nobody listens at `node` any more, false if somebody does. A process that is being killed closes its
 /// connections before its listener, and what arrives in between is reset with it: that is worth another try.
-async fn is_refused<Rt: AsyncRuntime, T: Transport>(transport: &T, node: &str) -> bool {
+async fn is_refused<Rt: AsyncRuntime, T: Transport>(transport: &T, replica: u64, node: &str) -> bool {
     loop {
-        match transport.connect(node, Purpose::Control).await {
+        match transport.connect(replica, node, Purpose::Control).await {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return true,
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Rt::sleep(PROBE_AGAIN).await,
             Ok(_) | Err(_) => return false,

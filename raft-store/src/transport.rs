@@ -45,9 +45,11 @@ pub trait Transport: Clone + Send + Sync + 'static {
     /// The reading half.
     type Receiver: FrameReceiver;
 
-    /// Connects to the node `name`. Gives up by itself after a second or two.
+    /// Connects to the replica `replica` on the node `name`; another replica of the group there must refuse: it would
+    /// vote and acknowledge in the name of one whose disk is lost. Gives up by itself after a second or two.
     fn connect(
         &self,
+        replica: u64,
         name: &str,
         purpose: Purpose,
     ) -> impl Future<Output = io::Result<(Self::Sender, Self::Receiver)>> + Send;

@@ -1,7 +1,8 @@
-//! `flotilla standalone`, `broker` and `validate`.
+//! `flotilla standalone`, `controller`, `broker` and `validate`.
 
 use std::future::pending;
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -9,9 +10,12 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
-use crate::config::{Overrides, Ports, Settings};
+use crate::config::controller::ControllerPorts;
+use crate::config::load::to_toml;
+use crate::config::{ControllerSettings, Overrides, Ports, Settings, load};
+use crate::controller_process::{ControllerListeners, ControllerProcess, Options};
 use crate::node::{Listeners, Node};
-use crate::standalone::{self, Options, Standalone};
+use crate::standalone::{self, Standalone};
 
 /// Start a whole cluster in this process.
 #[derive(Debug, Args)]
@@ -19,10 +23,10 @@ pub struct StandaloneArgs {
     /// Folder that holds everything the cluster stores.
     #[arg(long, value_name = "DIR", default_value = "flotilla-data")]
     data: PathBuf,
-    /// Raft groups. This version runs exactly one: several need the controller, which it does not have.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    /// Raft groups; the queues of a topic are spread over them.
+    #[arg(long, value_name = "N", default_value_t = 2)]
     groups: usize,
-    /// Nodes, each with a replica: 1, 3 or 5.
+    /// Nodes, each with a replica of every Raft group: 1, 3 or 5.
     #[arg(long, value_name = "R", default_value_t = 1)]
     replicas: usize,
     /// 0 lets the system choose all ports; they are printed and written to DIR/ports.json. Without it the first node
@@ -50,7 +54,20 @@ pub struct BrokerArgs {
     flags: Flags,
 }
 
-/// Check a configuration file.
+/// Start one controller.
+#[derive(Debug, Args)]
+pub struct ControllerArgs {
+    /// Configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the settings that file, environment and flags give, and stop.
+    #[arg(long)]
+    print_config: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Check a configuration file, of a controller or of a node.
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
     /// Configuration file.
@@ -102,49 +119,74 @@ impl Flags {
 
 impl ValidateArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        Settings::load(Some(&self.file), &Overrides::default())?;
-        println!("{}: valid", self.file.display());
+        let text = std::fs::read_to_string(&self.file).with_context(|| self.file.display().to_string())?;
+        let (file, none) = (Some(self.file.as_path()), Overrides::default());
+        let kind = match is_of_controller(&text) {
+            true => load::<ControllerSettings>(file, &none).map(|_| "controller")?,
+            false => load::<Settings>(file, &none).map(|_| "node")?,
+        };
+        println!("{}: valid for a {kind}", self.file.display());
         Ok(())
     }
 }
 
+/// What only a controller's file has.
+fn is_of_controller(text: &str) -> bool {
+    let Ok(table) = text.parse::<toml::Table>() else {
+        return false;
+    };
+    let ports = table.get("ports").and_then(toml::Value::as_table);
+    ["cluster", "peers"].iter().any(|key| table.contains_key(*key))
+        || ports.is_some_and(|ports| ports.contains_key("controller"))
+}
+
 impl BrokerArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let settings = Settings::load(self.config.as_deref(), &self.flags.overrides())?;
+        let settings: Settings = load(self.config.as_deref(), &self.flags.overrides())?;
         if self.print_config {
-            print!("{}", settings.to_toml());
+            print!("{}", to_toml(&settings));
             return Ok(());
         }
         runtime()?.block_on(run_broker(settings))
     }
 }
 
+impl ControllerArgs {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let settings: ControllerSettings = load(self.config.as_deref(), &self.flags.overrides())?;
+        if self.print_config {
+            print!("{}", to_toml(&settings));
+            return Ok(());
+        }
+        runtime()?.block_on(run_controller(settings))
+    }
+}
+
 impl StandaloneArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        if self.groups != 1 {
-            bail!("--groups {}: this version runs exactly one Raft group", self.groups);
+        if !(1..=standalone::GROUPS_MAX).contains(&self.groups) {
+            bail!("--groups {}: between 1 and {}", self.groups, standalone::GROUPS_MAX);
         }
         if !standalone::REPLICAS.contains(&self.replicas) {
             bail!("--replicas {}: 1, 3 or 5", self.replicas);
         }
-        let ports = if self.ports.is_some() {
-            Ports::chosen_by_system()
-        } else {
-            Ports::default()
+        let (ports, controller_port) = match self.ports {
+            Some(_) => (Ports::chosen_by_system(), 0),
+            None => (Ports::default(), ControllerPorts::default().controller),
         };
-        let options = Options {
+        let options = standalone::Options {
             data: self.data,
+            groups: self.groups,
             replicas: self.replicas,
             ports,
+            controller_port,
             listen: self.listen,
             advertise: self.advertise,
             policy: standalone::policy(),
         };
-        Settings {
-            listen: options.listen.clone(),
-            ..Settings::default()
+        if options.listen.parse::<IpAddr>().is_err() {
+            bail!("--listen {}: not an IP address", options.listen);
         }
-        .validate()?;
         runtime()?.block_on(run_standalone(options))
     }
 }
@@ -158,32 +200,54 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 async fn run_broker(settings: Settings) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
-    let members = settings.members();
     let (folder, name) = (settings.data.clone(), settings.node.clone());
-    info!(node_id = name, cluster = settings.cluster.name, data = %folder.display(), "starting");
+    info!(node_id = name, data = %folder.display(), "starting");
     let listeners = Listeners::bind(&settings)?;
     let node = tokio::select! {
-        node = Node::start(settings, members, listeners) => node?,
+        node = Node::start(settings, listeners) => node?,
         () = signals.next() => return Ok(()),
     };
-    standalone::write_node_ports(&folder, &name, node.ports()).context("write ports.json")?;
     let ports = node.ports();
+    standalone::write_ports_of(&folder, &name, ports).context("write ports.json")?;
     announce(&format!(
         "node {name}\n  name server  {}\n  remoting     {} (and {})\n  http         {}\n  peers        {}\nready\n",
         ports.name_server, ports.remoting, ports.vip, ports.http, ports.peer
     ));
+    signals.next().await;
+    node.stop(signals.next()).await;
+    Ok(())
+}
+
+async fn run_controller(settings: ControllerSettings) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
+    let (folder, name) = (settings.data.clone(), settings.node.clone());
+    info!(node_id = name, cluster = settings.cluster, data = %folder.display(), "starting");
+    let listeners = ControllerListeners::bind(&settings, true)?;
+    let policy = settings.policy.shared();
+    let controller = tokio::select! {
+        controller = ControllerProcess::start(Options { settings, policy }, listeners) => controller?,
+        () = signals.next() => return Ok(()),
+    };
+    let ports = controller.ports();
+    standalone::write_ports_of(&folder, &name, ports).context("write ports.json")?;
+    announce(&format!(
+        "controller {name}\n  controller   {}\n  name server  {}\n  http         {}\nready\n",
+        ports.controller.unwrap_or_default(),
+        ports.name_server,
+        ports.http
+    ));
     let closed = tokio::select! {
-        reason = node.closed() => Some(reason),
+        reason = controller.closed() => Some(reason),
         () = signals.next() => None,
     };
-    node.stop(signals.next()).await;
+    controller.stop().await;
     match closed {
-        Some(reason) => bail!("the replica closed itself: {reason}"),
+        Some(reason) => bail!("the controller's replica closed itself: {reason}"),
         None => Ok(()),
     }
 }
 
-async fn run_standalone(options: Options) -> anyhow::Result<()> {
+async fn run_standalone(options: standalone::Options) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let cluster = tokio::select! {
         cluster = Standalone::start(&options) => cluster?,
@@ -199,20 +263,21 @@ async fn run_standalone(options: Options) -> anyhow::Result<()> {
         () = signals.next() => {}
     }
     match closed {
-        Some((node, reason)) => bail!("the replica of {node} closed itself: {reason}"),
+        Some(reason) => bail!("the controller's replica closed itself: {reason}"),
         None => Ok(()),
     }
 }
 
-fn greeting(options: &Options, cluster: &Standalone) -> String {
+fn greeting(options: &standalone::Options, cluster: &Standalone) -> String {
     let host = if options.advertise.is_empty() {
         &options.listen
     } else {
         &options.advertise
     };
     let mut text = format!(
-        "flotilla cluster of {} node(s), data in {}\n",
+        "flotilla cluster of {} node(s) with {} raft group(s), data in {}\n",
         options.replicas,
+        options.groups,
         options.data.display()
     );
     for node in cluster.nodes() {

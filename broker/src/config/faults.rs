@@ -1,11 +1,13 @@
 //! What is wrong with a configuration: the shape of the file, then the meaning of its values.
 
-use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
 
 use toml::Value;
 
-use super::{Member, Settings, node_name_fault};
+use super::load::Loadable;
+use super::{Settings, address_fault, node_name_fault};
 
 /// Everything found wrong, one line each.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -41,9 +43,9 @@ impl Faults {
     }
 
     /// Compares a file with the tree of defaults: unknown keys and values of another type.
-    pub(super) fn check_shape(&mut self, text: &str) {
+    pub(super) fn check_shape(&mut self, text: &str, defaults: &Value) {
         match text.parse::<toml::Table>() {
-            Ok(table) => self.check_table("", &table, &default_tree()),
+            Ok(table) => self.check_table("", &table, defaults),
             Err(error) => self.push(error.to_string().trim().replace('\n', " ")),
         }
     }
@@ -80,6 +82,28 @@ impl Faults {
         }
     }
 
+    /// What every process has.
+    pub(super) fn check_process(&mut self, node: &str, data: &Path, listen: &str) {
+        if let Some(fault) = node_name_fault(node) {
+            self.push(format!("node: {fault}"));
+        }
+        if data.as_os_str().is_empty() {
+            self.push("data: a folder is needed");
+        }
+        if listen.parse::<IpAddr>().is_err() {
+            self.push(format!("listen: `{listen}` is not an IP address"));
+        }
+    }
+
+    /// No port twice, but for those that the system chooses.
+    pub(super) fn check_ports(&mut self, ports: &[(&str, u16)]) {
+        for (place, (name, port)) in ports.iter().enumerate() {
+            for (other, _) in ports[..place].iter().filter(|(_, other)| other == port && *port != 0) {
+                self.push(format!("ports.{name}: {port} is also ports.{other}"));
+            }
+        }
+    }
+
     fn check_number(&mut self, name: &str, number: i64) {
         let most = if name.starts_with("ports.") {
             i64::from(u16::MAX)
@@ -97,57 +121,34 @@ impl Faults {
     }
 }
 
-/// The default settings as a TOML tree: which keys exist and of what type they are.
-pub(super) fn default_tree() -> Value {
-    Value::try_from(Settings::default()).expect("settings are tables of plain values")
-}
-
 /// Smallest log file: room for the largest entry several times over.
 const LOG_FILE_BYTES_MIN: u64 = 16 << 20;
 /// Largest message body any setting may allow: a frame holds 16 MiB with its header.
 const MESSAGE_BYTES_MAX: usize = 15 << 20;
-/// Most queues of a topic created by default.
-const DEFAULT_QUEUES_MAX: u32 = 4096;
 
-impl Settings {
-    /// All that is wrong with the values.
-    pub fn validate(&self) -> Result<(), Faults> {
+impl Loadable for Settings {
+    fn validate(&self) -> Result<(), Faults> {
         let mut faults = Faults::default();
-        if let Some(fault) = node_name_fault(&self.node) {
-            faults.push(format!("node: {fault}"));
-        }
-        if self.data.as_os_str().is_empty() {
-            faults.push("data: a folder is needed");
-        }
-        if self.listen_address().is_none() {
-            faults.push(format!("listen: `{}` is not an IP address", self.listen));
-        }
-        self.validate_cluster(&mut faults);
+        faults.check_process(&self.node, &self.data, &self.listen);
+        self.validate_controllers(&mut faults);
         self.validate_ports(&mut faults);
         self.validate_limits(&mut faults);
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
+}
 
-    fn validate_cluster(&self, faults: &mut Faults) {
-        if let Some(fault) = node_name_fault(&self.cluster.name) {
-            faults.push(format!("cluster.name: {}", fault.replace("node name", "cluster name")));
+impl Settings {
+    fn validate_controllers(&self, faults: &mut Faults) {
+        if self.controllers.is_empty() {
+            faults.push("controllers: at least one host:port is needed");
         }
-        let mut names = BTreeSet::new();
-        for text in &self.cluster.members {
-            match Member::parse(text) {
-                Err(fault) => faults.push(format!("cluster.members: {fault}")),
-                Ok(member) => {
-                    if !names.insert(member.name.clone()) {
-                        faults.push(format!("cluster.members: `{}` is listed twice", member.name));
-                    }
-                }
+        for (place, address) in self.controllers.iter().enumerate() {
+            if let Some(fault) = address_fault(address) {
+                faults.push(format!("controllers: {fault}"));
             }
-        }
-        if !self.cluster.members.is_empty() && !names.contains(&self.node) {
-            faults.push(format!(
-                "cluster.members: this node, `{}`, is not among them",
-                self.node
-            ));
+            if self.controllers[..place].contains(address) {
+                faults.push(format!("controllers: `{address}` is listed twice"));
+            }
         }
     }
 
@@ -162,20 +163,13 @@ impl Settings {
         if self.ports.remoting == 1 || self.ports.remoting == 2 {
             faults.push("ports.remoting: the port two below it must exist");
         }
-        for (place, (name, port)) in ports.iter().enumerate() {
-            for (other, _) in ports[..place].iter().filter(|(_, other)| other == port && *port != 0) {
-                faults.push(format!("ports.{name}: {port} is also ports.{other}"));
-            }
-        }
+        faults.check_ports(&ports);
     }
 
     fn validate_limits(&self, faults: &mut Faults) {
         let policy = &self.policy;
         if self.log.file_bytes < LOG_FILE_BYTES_MIN {
             faults.push(format!("log.file_bytes: at least {LOG_FILE_BYTES_MIN}"));
-        }
-        if policy.default_queues == 0 || policy.default_queues > DEFAULT_QUEUES_MAX {
-            faults.push(format!("policy.default_queues: between 1 and {DEFAULT_QUEUES_MAX}"));
         }
         if policy.retention_hours == 0 {
             faults.push("policy.retention_hours: at least 1");

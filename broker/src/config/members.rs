@@ -1,9 +1,9 @@
-//! Members of a cluster as a configuration file names them.
+//! Controllers and addresses as a configuration file names them.
 
-/// A node and where its peer port is.
+/// A controller and where its controller port is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Stable node name.
+    /// Stable name.
     pub name: String,
     /// `host:port`, resolved at every connect.
     pub address: String,
@@ -21,17 +21,25 @@ impl Member {
         if let Some(fault) = node_name_fault(name) {
             return Err(format!("`{text}`: {fault}"));
         }
-        let port = address
-            .rsplit_once(':')
-            .filter(|(host, _)| !host.is_empty())
-            .map(|(_, port)| port.parse::<u16>());
-        match port {
-            Some(Ok(port)) if port != 0 => Ok(Self {
+        match address_fault(address) {
+            None => Ok(Self {
                 name: name.to_owned(),
                 address: address.to_owned(),
             }),
-            _ => Err(format!("`{text}`: `{address}` is not host:port")),
+            Some(fault) => Err(format!("`{text}`: {fault}")),
         }
+    }
+}
+
+/// Why `address` is not `host:port`.
+pub fn address_fault(address: &str) -> Option<String> {
+    let port = address
+        .rsplit_once(':')
+        .filter(|(host, _)| !host.is_empty())
+        .map(|(_, port)| port.parse::<u16>());
+    match port {
+        Some(Ok(port)) if port != 0 => None,
+        _ => Some(format!("`{address}` is not host:port")),
     }
 }
 

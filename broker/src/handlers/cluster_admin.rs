@@ -27,7 +27,13 @@ pub fn nothing_to_do(request: &RemotingCommand) -> Result<RemotingCommand, Failu
 /// GET_BROKER_RUNTIME_INFO: the figures `clusterList` and the dashboard cannot do without. Rates are not kept here;
 /// `/metrics` has counters.
 pub fn runtime_info(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
-    let status = broker.group.status();
+    let replicas = broker.replicas.all();
+    let offsets = |of: fn((u64, u64)) -> u64| -> u64 {
+        replicas
+            .iter()
+            .map(|replica| of(replica.group.status().log_offsets))
+            .sum()
+    };
     let zeros = [
         "sendThreadPoolQueueSize",
         "pullThreadPoolQueueSize",
@@ -58,8 +64,8 @@ pub fn runtime_info(broker: &Broker, request: &RemotingCommand) -> Result<Remoti
         ("brokerActive", "true".to_owned()),
         ("msgPutTotalTodayNow", broker.metrics.messages_in.get().to_string()),
         ("msgGetTotalTodayNow", broker.metrics.messages_out.get().to_string()),
-        ("commitLogMinOffset", status.log_offsets.0.to_string()),
-        ("commitLogMaxOffset", status.log_offsets.1.to_string()),
+        ("commitLogMinOffset", offsets(|(start, _)| start).to_string()),
+        ("commitLogMaxOffset", offsets(|(_, end)| end).to_string()),
     ];
     table.extend(texts.map(|(name, value)| (name.to_owned(), value)));
     Ok(RemotingCommand::response(request, response::SUCCESS).with_body(KvTable { table }.to_bytes()))

@@ -1,34 +1,77 @@
 //! QUERY_CONSUMER_OFFSET and UPDATE_CONSUMER_OFFSET, at the leader.
 
+use std::sync::Arc;
+
 use flotilla_api::remoting::codes::response;
 use flotilla_api::remoting::frame::RemotingCommand;
-use flotilla_api::remoting::headers::offset::{OffsetResponse, QueryConsumerOffsetHeader, UpdateConsumerOffsetHeader};
+use flotilla_api::remoting::headers::offset::{
+    OffsetResponse, QueryConsumerOffsetHeader, QueueHeader, UpdateConsumerOffsetHeader,
+};
 
 use super::{offset, propose};
+use crate::consumer_groups;
 use crate::error::{Failure, check_group};
-use crate::node::Broker;
-use crate::state::{Command, OffsetUpdate, SubscriptionGroupConfig};
+use crate::forward::{self, Repeat};
+use crate::node::{Broker, Owned};
+use crate::replica::Replica;
+use crate::router::Origin;
+use crate::state::{Command, OffsetUpdate};
+use crate::topic_changes;
+
+/// Has the owner of the queue asked or told. Both requests name the queue alike.
+pub async fn route(
+    broker: &Arc<Broker>,
+    request: &RemotingCommand,
+    origin: &Origin,
+    repeat: Repeat,
+) -> Result<RemotingCommand, Failure> {
+    let header = QueueHeader::decode(&request.fields)?;
+    let owned = Owned::Queue(header.topic, u32::try_from(header.queue).unwrap_or(u32::MAX));
+    if broker.owner(owned).is_none() {
+        topic_changes::confirmed(broker, header.topic).await;
+    }
+    if broker.owner(owned).is_none() {
+        if repeat == Repeat::Harmless {
+            return Err(not_found());
+        }
+        if broker.topic(header.topic).is_none() {
+            return Err(Failure::no_topic(header.topic));
+        }
+        let what = format!("queue {} of topic {} does not exist", header.queue, header.topic);
+        return Err(Failure::invalid(what));
+    }
+    if repeat == Repeat::Harmful {
+        let group = UpdateConsumerOffsetHeader::decode(&request.fields)?.consumer_group;
+        check_group(group)?;
+        consumer_groups::used(broker, group, false).await;
+    }
+    forward::at_owner(broker, owned, request, origin, repeat).await
+}
+
+fn not_found() -> Failure {
+    Failure::answer(
+        response::QUERY_NOT_FOUND,
+        "Not found, maybe this group consumer boot first",
+    )
+}
 
 /// Answers with the stored consumer offset. Without one, a consumer group that is new on a young topic starts at 0,
 /// whatever its client would choose; young means that nothing was removed from the queue yet. Code 22 makes the
 /// client choose.
-pub async fn query(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+pub async fn query(replica: &Replica, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let header = QueryConsumerOffsetHeader::decode(&request.fields)?;
     check_group(header.consumer_group)?;
-    broker.group.read_index().await?;
-    let not_found = || {
-        Failure::answer(
-            response::QUERY_NOT_FOUND,
-            "Not found, maybe this group consumer boot first",
-        )
-    };
+    replica.group.read_index().await?;
     let queue = u32::try_from(header.queue).map_err(|_| not_found())?;
-    let offset = match broker.state.consumer_offset(header.consumer_group, header.topic, queue) {
+    let offset = match replica
+        .state
+        .consumer_offset(header.consumer_group, header.topic, queue)
+    {
         Some(stored) => stored,
         None if header.set_zero_if_not_found == Some(false) => return Err(not_found()),
         None => {
-            let known = broker.state.queue_bounds(header.topic, queue).is_some();
-            if known && offset::bounds(broker, header.topic, queue).0 == 0 {
+            let known = replica.state.queue_bounds(header.topic, queue).is_some();
+            if known && offset::bounds(replica, header.topic, queue).0 == 0 {
                 0
             } else {
                 return Err(not_found());
@@ -40,8 +83,8 @@ pub async fn query(broker: &Broker, request: &RemotingCommand) -> Result<Remotin
     Ok(answer)
 }
 
-/// Stores a consumer offset as given, also when it goes back. An unknown consumer group is created with the defaults.
-pub async fn update(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+/// Stores a consumer offset as given, also when it goes back.
+pub async fn update(replica: &Replica, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let header = UpdateConsumerOffsetHeader::decode(&request.fields)?;
     check_group(header.consumer_group)?;
     let UpdateConsumerOffsetHeader {
@@ -60,21 +103,6 @@ pub async fn update(broker: &Broker, request: &RemotingCommand) -> Result<Remoti
         queue,
         offset: commit_offset,
     }]);
-    if broker.state.subscription_group(consumer_group).is_some() {
-        propose::one(broker, &update).await?;
-    } else {
-        let config = SubscriptionGroupConfig::new(consumer_group);
-        propose::several(
-            broker,
-            &[
-                Command::PutSubscriptionGroup {
-                    config,
-                    if_absent: true,
-                },
-                update,
-            ],
-        )
-        .await?;
-    }
+    propose::one(replica, &update).await?;
     Ok(RemotingCommand::response(request, response::SUCCESS))
 }

@@ -17,27 +17,21 @@ use flotilla_api::tag::TagFilter;
 use super::topic_admin::message_queue;
 use crate::error::Failure;
 use crate::forward::{self, Repeat};
-use crate::node::Broker;
+use crate::node::{Broker, Owned};
+use crate::replica::Replica;
 use crate::router::Origin;
 use crate::state::Subscription;
 
 /// GET_CONSUME_STATS: how far a consumer group is behind, for the queues led here. Tools ask every node and put the
 /// answers together.
-pub async fn consume_stats(
-    broker: &Arc<Broker>,
-    request: &RemotingCommand,
-    _origin: &Origin,
-) -> Result<RemotingCommand, Failure> {
+pub async fn consume_stats(broker: &Arc<Broker>, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let header = ConsumeStatsHeader::decode(&request.fields)?;
     let mut stats = ConsumeStats::default();
-    if broker.group.is_leader() {
-        broker.group.read_index().await?;
-        for topic in topics_of(broker, &header) {
-            let Some(config) = broker.state.topic(&topic) else {
-                continue;
-            };
-            for queue in 0..config.queues {
-                if let Some(progress) = progress(broker, header.consumer_group, &topic, queue)? {
+    for replica in broker.replicas.led() {
+        replica.group.read_index().await?;
+        for topic in topics_of(&replica, &header) {
+            for queue in replica.state.queues_of(&topic) {
+                if let Some(progress) = progress(&replica, header.consumer_group, &topic, queue)? {
                     stats.offsets.push((message_queue(broker, &topic, queue), progress));
                 }
             }
@@ -46,7 +40,7 @@ pub async fn consume_stats(
     Ok(RemotingCommand::response(request, response::SUCCESS).with_body(stats.to_bytes()))
 }
 
-fn topics_of(broker: &Broker, header: &ConsumeStatsHeader<'_>) -> Vec<String> {
+fn topics_of(replica: &Replica, header: &ConsumeStatsHeader<'_>) -> Vec<String> {
     let listed = header
         .topic_list
         .unwrap_or_default()
@@ -58,7 +52,7 @@ fn topics_of(broker: &Broker, header: &ConsumeStatsHeader<'_>) -> Vec<String> {
     }
     if topics.is_empty() {
         topics.extend(
-            broker
+            replica
                 .state
                 .consumer_offsets_of(header.consumer_group)
                 .into_iter()
@@ -69,13 +63,13 @@ fn topics_of(broker: &Broker, header: &ConsumeStatsHeader<'_>) -> Vec<String> {
     topics
 }
 
-fn progress(broker: &Broker, group: &str, topic: &str, queue: u32) -> Result<Option<OffsetWrapper>, Failure> {
-    let Some(bounds) = broker.state.queue_bounds(topic, queue) else {
+fn progress(replica: &Replica, group: &str, topic: &str, queue: u32) -> Result<Option<OffsetWrapper>, Failure> {
+    let Some(bounds) = replica.state.queue_bounds(topic, queue) else {
         return Ok(None);
     };
-    let consumer_offset = broker.state.consumer_offset(group, topic, queue).unwrap_or_default();
+    let consumer_offset = replica.state.consumer_offset(group, topic, queue).unwrap_or_default();
     let last = match consumer_offset - 1 {
-        last if last >= bounds.min_offset => broker
+        last if last >= bounds.min_offset => replica
             .state
             .locate(topic, queue, last, 1)
             .map_err(|error| Failure::storage(&error))?,
@@ -89,28 +83,37 @@ fn progress(broker: &Broker, group: &str, topic: &str, queue: u32) -> Result<Opt
     }))
 }
 
-/// GET_CONSUMER_CONNECTION_LIST. A group that is not online as far as this node knows is looked up at the leader.
+/// GET_CONSUMER_CONNECTION_LIST. A group that is not online as far as this node knows is looked up at its coordinator.
 pub async fn consumer_connections(
     broker: &Arc<Broker>,
     request: &RemotingCommand,
     origin: &Origin,
 ) -> Result<RemotingCommand, Failure> {
     let group = ConsumerGroupHeader::decode(&request.fields)?.consumer_group;
-    if broker.state.members(group).is_empty() {
-        return forward::at_leader(broker, request, origin, Repeat::Harmless).await;
+    match broker.replica_of(Owned::Members(group)) {
+        Some(replica) if !replica.state.members(group).is_empty() => online(broker, &replica, request, group),
+        _ => forward::at_owner(broker, Owned::Members(group), request, origin, Repeat::Harmless).await,
     }
-    online(broker, request, group)
 }
 
-/// The leader's word on the members of a group: code 206 if it has none.
-pub async fn confirm_online(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+/// The coordinator's word on the members of a group: code 206 if it has none.
+pub async fn confirm_online(
+    broker: &Broker,
+    replica: &Replica,
+    request: &RemotingCommand,
+) -> Result<RemotingCommand, Failure> {
     let group = ConsumerGroupHeader::decode(&request.fields)?.consumer_group;
-    broker.group.read_index().await?;
-    online(broker, request, group)
+    replica.group.read_index().await?;
+    online(broker, replica, request, group)
 }
 
-fn online(broker: &Broker, request: &RemotingCommand, group: &str) -> Result<RemotingCommand, Failure> {
-    let members = broker.state.members(group);
+fn online(
+    broker: &Broker,
+    replica: &Replica,
+    request: &RemotingCommand,
+    group: &str,
+) -> Result<RemotingCommand, Failure> {
+    let members = replica.state.members(group);
     if members.is_empty() {
         let remark = format!("the consumer group[{group}] not online");
         return Err(Failure::answer(response::CONSUMER_NOT_ONLINE, remark));
@@ -125,8 +128,8 @@ fn online(broker: &Broker, request: &RemotingCommand, group: &str) -> Result<Rem
         language: language::name(member.language).to_owned(),
         version: member.version,
     });
-    let shape = broker.state.group_shape(group).unwrap_or_default();
-    let subscriptions = broker.state.subscriptions(group);
+    let shape = replica.state.group_shape(group).unwrap_or_default();
+    let subscriptions = replica.state.subscriptions(group);
     let body = ConsumerConnection {
         connections: connections.collect(),
         consume_from_where: ConsumeFromWhere::from_ordinal(shape.consume_from_where).unwrap_or_default(),
@@ -182,12 +185,16 @@ pub fn producer_connections(broker: &Broker, request: &RemotingCommand) -> Resul
     Ok(RemotingCommand::response(request, response::SUCCESS).with_body(body.to_bytes()))
 }
 
-/// QUERY_TOPIC_CONSUME_BY_WHO: groups with offsets in a topic, and those that subscribe to it now.
+/// QUERY_TOPIC_CONSUME_BY_WHO: groups with offsets in a topic, and those that subscribe to it now, as far as they are
+/// led here. Tools ask every node.
 pub fn groups_of_topic(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let topic = TopicHeader::decode(&request.fields)?.topic;
-    let mut groups = broker.state.groups_of_topic(topic);
-    let online = broker.state.active_consumer_groups().into_iter();
-    groups.extend(online.filter(|group| broker.state.subscription(group, topic).is_some()));
+    let mut groups = Vec::new();
+    for replica in broker.replicas.led() {
+        groups.extend(replica.state.groups_of_topic(topic));
+        let online = replica.state.active_consumer_groups().into_iter();
+        groups.extend(online.filter(|group| replica.state.subscription(group, topic).is_some()));
+    }
     groups.retain(|group| !names::is_system_group(group));
     groups.sort_unstable();
     groups.dedup();

@@ -1,11 +1,11 @@
 //! HEART_BEAT and UNREGISTER_CLIENT: who takes part in which group.
 //!
 //! The node that gets a heartbeat notes the connection it came over. Only a heartbeat that would change the
-//! replicated membership goes to the leader, and is answered after its change is applied there; all others end here.
+//! replicated membership goes to the leader of its consumer groups' coordinator, and is answered after its change is applied there; all others end here.
 //! A client beats at every node of its route, so the leader keeps the node a member is recorded with while that node
 //! lives: otherwise each beat would move the member and make the whole group share out its queues again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flotilla_api::names;
@@ -13,15 +13,18 @@ use flotilla_api::remoting::bodies::{ConsumerData, HeartbeatData, MessageModel};
 use flotilla_api::remoting::codes::response;
 use flotilla_api::remoting::frame::RemotingCommand;
 use flotilla_api::remoting::headers::consumer::{HeartbeatResponse, UnregisterClientHeader};
+use futures_util::future::join_all;
 
 use super::propose;
 use crate::connection_table::SeenClient;
+use crate::consumer_groups;
 use crate::error::Failure;
 use crate::forward::{self, Repeat};
 use crate::membership;
-use crate::node::Broker;
+use crate::node::{Broker, Owned};
+use crate::replica::Replica;
 use crate::router::Origin;
-use crate::state::{Command, GroupShape, Join, JoinGroup, PERM_READ, PERM_WRITE, Subscription, TopicConfig};
+use crate::state::{Command, GroupShape, Join, JoinGroup, Subscription};
 
 /// Longest client id.
 const CLIENT_ID_BYTES_MAX: usize = 255;
@@ -42,35 +45,74 @@ pub async fn heartbeat(
         }
         None => false,
     };
-    if !data.consumers.is_empty() && !known || changes(broker, &join_of(broker, &data, request, origin)) {
-        let joined = forward::at_leader(broker, request, origin, Repeat::Harmless).await;
-        // The client may have left while its heartbeat was on the way: then it was let in again behind its leaving.
-        if origin.connection.is_some() {
-            for consumer in &data.consumers {
-                if !broker.connections.announces(&data.client_id, &consumer.group_name) {
-                    membership::leave(broker, &data.client_id, &consumer.group_name).await;
-                }
+    for consumer in &data.consumers {
+        let clustering = consumer.message_model == MessageModel::Clustering;
+        consumer_groups::used(broker, &consumer.group_name, clustering).await;
+    }
+    let parts = by_coordinator(broker, &data)?;
+    let changed = parts.into_iter().filter(|(group, part)| {
+        let replica = broker.replicas.get(*group);
+        !known || replica.is_none_or(|replica| changes(&replica, &join_of(broker, &replica, part, request, origin)))
+    });
+    let joined = changed.map(|(group, part)| {
+        let part = request.clone().with_body(part.to_bytes());
+        async move { forward::at_owner(broker, Owned::Group(group), &part, origin, Repeat::Harmless).await }
+    });
+    let joined: Vec<_> = join_all(joined).await;
+    if joined.is_empty() {
+        return Ok(answer(request));
+    }
+    // The client may have left while its heartbeat was on the way: then it was let in again behind its leaving.
+    if origin.connection.is_some() {
+        for consumer in &data.consumers {
+            if !broker.connections.announces(&data.client_id, &consumer.group_name) {
+                membership::leave(broker, &data.client_id, &consumer.group_name).await;
             }
         }
-        return joined;
+    }
+    for joined in joined {
+        let answer = joined?;
+        if answer.code != response::SUCCESS {
+            return Ok(answer);
+        }
     }
     Ok(answer(request))
 }
 
+/// The heartbeat as each coordinator is told it: its own consumer groups alone.
+fn by_coordinator(broker: &Broker, data: &HeartbeatData) -> Result<BTreeMap<u16, HeartbeatData>, Failure> {
+    let mut parts: BTreeMap<u16, HeartbeatData> = BTreeMap::new();
+    for consumer in &data.consumers {
+        let group = broker
+            .owner(Owned::Members(&consumer.group_name))
+            .ok_or(Failure::NotLeader { leader: None })?;
+        let part = parts.entry(group).or_insert_with(|| HeartbeatData {
+            consumers: Vec::new(),
+            producers: Vec::new(),
+            ..data.clone()
+        });
+        part.consumers.push(consumer.clone());
+    }
+    Ok(parts)
+}
+
 /// A heartbeat that changes something, at the leader.
-pub async fn join(broker: &Broker, request: &RemotingCommand, origin: &Origin) -> Result<RemotingCommand, Failure> {
+pub async fn join(
+    broker: &Broker,
+    replica: &Replica,
+    request: &RemotingCommand,
+    origin: &Origin,
+) -> Result<RemotingCommand, Failure> {
     let data = decode(request)?;
-    let join = join_of(broker, &data, request, origin);
-    if !changes(broker, &join) {
+    let join = join_of(broker, replica, &data, request, origin);
+    if !changes(replica, &join) {
         // What this node has applied already reflects the heartbeat; whether it still leads must be certain.
-        broker.group.read_index().await?;
-        if !changes(broker, &join) {
+        replica.group.read_index().await?;
+        if !changes(replica, &join) {
             return Ok(answer(request));
         }
     }
-    let mut commands = retry_topics(broker, &data.consumers);
-    commands.push(Command::Join(join));
-    propose::several(broker, &commands).await?;
+    propose::one(replica, &Command::Join(join)).await?;
     Ok(answer(request))
 }
 
@@ -113,14 +155,26 @@ fn seen(data: &HeartbeatData, request: &RemotingCommand) -> SeenClient {
             .iter()
             .map(|producer| producer.group_name.clone())
             .collect(),
+        subscriptions: (!data.without_subscriptions).then(|| {
+            let groups = data.consumers.iter();
+            groups
+                .map(|consumer| (consumer.group_name.clone(), subscriptions(consumer)))
+                .collect()
+        }),
     }
 }
 
 /// The replicated part of a heartbeat: consumer groups. Producers are known to the nodes they are connected to.
-fn join_of(broker: &Broker, data: &HeartbeatData, request: &RemotingCommand, origin: &Origin) -> Join {
+fn join_of(
+    broker: &Broker,
+    replica: &Replica,
+    data: &HeartbeatData,
+    request: &RemotingCommand,
+    origin: &Origin,
+) -> Join {
     Join {
         client_id: data.client_id.clone(),
-        node: recorded_node(broker, data).unwrap_or_else(|| origin.node(broker).to_owned()),
+        node: recorded_node(broker, replica, data).unwrap_or_else(|| origin.node(broker).to_owned()),
         language: request.language,
         version: request.version,
         groups: data
@@ -134,17 +188,17 @@ fn join_of(broker: &Broker, data: &HeartbeatData, request: &RemotingCommand, ori
 }
 
 /// The node this client is a member with already, if that node lives.
-fn recorded_node(broker: &Broker, data: &HeartbeatData) -> Option<String> {
+fn recorded_node(broker: &Broker, replica: &Replica, data: &HeartbeatData) -> Option<String> {
     let members = data
         .consumers
         .iter()
-        .flat_map(|consumer| broker.state.members(&consumer.group_name));
+        .flat_map(|consumer| replica.state.members(&consumer.group_name));
     let mut own = members.filter(|member| member.client_id == data.client_id);
     let node = own.next()?.node;
-    broker.peers.node(&node).is_some_and(|view| view.living).then_some(node)
+    broker.peers.is_living(&node).then_some(node)
 }
 
-fn join_group(consumer: &ConsumerData, without_subscriptions: bool) -> JoinGroup {
+fn subscriptions(consumer: &ConsumerData) -> Vec<Subscription> {
     let subscriptions = consumer
         .subscriptions
         .iter()
@@ -155,6 +209,10 @@ fn join_group(consumer: &ConsumerData, without_subscriptions: bool) -> JoinGroup
         expression: subscription.sub_string.clone(),
         version: subscription.sub_version,
     });
+    subscriptions.collect()
+}
+
+fn join_group(consumer: &ConsumerData, without_subscriptions: bool) -> JoinGroup {
     JoinGroup {
         group: consumer.group_name.clone(),
         shape: GroupShape {
@@ -162,39 +220,12 @@ fn join_group(consumer: &ConsumerData, without_subscriptions: bool) -> JoinGroup
             message_model: consumer.message_model.ordinal(),
             consume_from_where: consumer.consume_from_where.ordinal(),
         },
-        subscriptions: (!without_subscriptions).then(|| subscriptions.collect()),
+        subscriptions: (!without_subscriptions).then(|| subscriptions(consumer)),
     }
 }
 
-fn changes(broker: &Broker, join: &Join) -> bool {
-    !join.groups.is_empty() && broker.state.would_change(join)
-}
-
-/// Commands that create the missing retry topics of clustering consumer groups.
-fn retry_topics(broker: &Broker, consumers: &[ConsumerData]) -> Vec<Command> {
-    let clustering = consumers
-        .iter()
-        .filter(|consumer| consumer.message_model == MessageModel::Clustering);
-    let missing = clustering.filter_map(|consumer| {
-        let topic = names::retry_topic(&consumer.group_name);
-        if broker.state.topic(&topic).is_some() {
-            return None;
-        }
-        let queues = broker
-            .state
-            .subscription_group(&consumer.group_name)
-            .map_or(1, |group| group.retry_queues);
-        let config = TopicConfig {
-            perm: PERM_READ | PERM_WRITE,
-            ..TopicConfig::new(topic, queues.max(1))
-        };
-        Some(Command::PutTopic {
-            config,
-            if_absent: true,
-            now_ms: propose::now_ms(),
-        })
-    });
-    missing.collect()
+fn changes(replica: &Replica, join: &Join) -> bool {
+    !join.groups.is_empty() && replica.state.would_change(join)
 }
 
 /// A client says goodbye at the node it is connected to. It says so at every node; the first one takes it out.
@@ -209,21 +240,21 @@ pub async fn unregister(
     broker
         .connections
         .unregister(header.client_id, producer_group, consumer_group);
-    if consumer_group.is_some() {
-        return forward::at_leader(broker, request, origin, Repeat::Harmful).await;
+    if let Some(group) = consumer_group {
+        return forward::at_owner(broker, Owned::Members(group), request, origin, Repeat::Harmful).await;
     }
     Ok(RemotingCommand::response(request, response::SUCCESS))
 }
 
 /// Takes a client out of a consumer group, at the leader, whatever node it is recorded with.
-pub async fn leave(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+pub async fn leave(replica: &Replica, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let header = UnregisterClientHeader::decode(&request.fields)?;
     let answer = RemotingCommand::response(request, response::SUCCESS);
     let Some(group) = header.consumer_group.filter(|group| !group.is_empty()) else {
         return Ok(answer);
     };
-    broker.group.read_index().await?;
-    let member = broker
+    replica.group.read_index().await?;
+    let member = replica
         .state
         .members(group)
         .into_iter()
@@ -234,7 +265,7 @@ pub async fn leave(broker: &Broker, request: &RemotingCommand) -> Result<Remotin
             node: member.node,
             groups: BTreeSet::from([group.to_owned()]).into_iter().collect(),
         };
-        propose::one(broker, &command).await?;
+        propose::one(replica, &command).await?;
     }
     Ok(answer)
 }

@@ -3,13 +3,20 @@
 //! The broker names in the request mean nothing here, but the answer repeats the asked queues exactly as they came:
 //! clients compare them with equals.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use flotilla_api::remoting::bodies::{LockBatchRequest, LockBatchResponse, MessageQueue};
-use flotilla_api::remoting::codes::response;
+use flotilla_api::remoting::codes::{request as codes, response};
 use flotilla_api::remoting::frame::RemotingCommand;
+use futures_util::future::join_all;
 
 use super::propose;
 use crate::error::{Failure, check_group};
-use crate::node::Broker;
+use crate::forward::{self, Repeat};
+use crate::node::{Broker, Owned};
+use crate::replica::Replica;
+use crate::router::Origin;
 use crate::state::{Command, Reply};
 
 fn decode(request: &RemotingCommand) -> Result<LockBatchRequest, Failure> {
@@ -38,8 +45,56 @@ fn answered(asked: Vec<MessageQueue>, held: &[(String, u32)]) -> Vec<MessageQueu
     asked.into_iter().filter(is_held).collect()
 }
 
+/// Has the owners of the queues asked, each for its own, and puts their answers together.
+pub async fn route(
+    broker: &Arc<Broker>,
+    request: &RemotingCommand,
+    origin: &Origin,
+    repeat: Repeat,
+) -> Result<RemotingCommand, Failure> {
+    let asked = decode(request)?;
+    let mut parts: BTreeMap<u16, Vec<MessageQueue>> = BTreeMap::new();
+    for queue in asked.queues {
+        let owned = Owned::Queue(&queue.topic, u32::try_from(queue.queue).unwrap_or(u32::MAX));
+        // Nobody can hold what does not exist.
+        if let Some(group) = broker.owner(owned) {
+            parts.entry(group).or_default().push(queue);
+        }
+    }
+    let asked = parts.into_iter().map(|(group, queues)| {
+        let body = LockBatchRequest {
+            queues,
+            client_id: asked.client_id.clone(),
+            consumer_group: asked.consumer_group.clone(),
+            only_this_broker: false,
+        };
+        let part = request.clone().with_body(body.to_bytes());
+        async move { forward::at_owner(broker, Owned::Group(group), &part, origin, repeat).await }
+    });
+    let mut held = Vec::new();
+    let mut failure = None;
+    for answer in join_all(asked).await {
+        match answer {
+            Ok(answer) if request.code == codes::LOCK_BATCH_MQ && answer.code == response::SUCCESS => {
+                held.extend(LockBatchResponse::from_bytes(&answer.body)?.queues);
+            }
+            Ok(_) => {}
+            Err(other) => failure = Some(other),
+        }
+    }
+    match failure {
+        // What some owners granted is worth more to the client than what others could not.
+        Some(failure) if held.is_empty() => Err(failure),
+        _ if request.code == codes::LOCK_BATCH_MQ => {
+            let body = LockBatchResponse { queues: held };
+            Ok(RemotingCommand::response(request, response::SUCCESS).with_body(body.to_bytes()))
+        }
+        _ => Ok(RemotingCommand::response(request, response::SUCCESS)),
+    }
+}
+
 /// Locks what is free and renews what the client holds; answers with both.
-pub async fn lock(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+pub async fn lock(replica: &Replica, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let asked = decode(request)?;
     let command = Command::LockQueues {
         queues: names(&asked.queues),
@@ -47,7 +102,7 @@ pub async fn lock(broker: &Broker, request: &RemotingCommand) -> Result<Remoting
         client_id: asked.client_id,
         now_ms: propose::now_ms(),
     };
-    let held = match propose::one(broker, &command).await? {
+    let held = match propose::one(replica, &command).await? {
         Reply::Locked(held) => held,
         _ => Vec::new(),
     };
@@ -58,7 +113,7 @@ pub async fn lock(broker: &Broker, request: &RemotingCommand) -> Result<Remoting
 }
 
 /// Gives back what the client holds.
-pub async fn unlock(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+pub async fn unlock(replica: &Replica, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let asked = decode(request)?;
     let queues = names(&asked.queues);
     let command = Command::UnlockQueues {
@@ -66,7 +121,7 @@ pub async fn unlock(broker: &Broker, request: &RemotingCommand) -> Result<Remoti
         client_id: asked.client_id,
         queues,
     };
-    propose::one(broker, &command).await?;
+    propose::one(replica, &command).await?;
     Ok(RemotingCommand::response(request, response::SUCCESS))
 }
 

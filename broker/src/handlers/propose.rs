@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::Failure;
-use crate::node::Broker;
+use crate::replica::Replica;
 use crate::state::{Command, Reply};
 
 /// The clock that goes into commands: milliseconds since 1970.
@@ -13,14 +13,14 @@ pub fn now_ms() -> i64 {
 }
 
 /// Logs one command and returns its reply; a refusal is a failure.
-pub async fn one(broker: &Broker, command: &Command) -> Result<Reply, Failure> {
-    several(broker, std::slice::from_ref(command)).await
+pub async fn one(replica: &Replica, command: &Command) -> Result<Reply, Failure> {
+    several(replica, std::slice::from_ref(command)).await
 }
 
 /// Logs commands as one entry, in order, and returns the reply to the last. A refusal of any is a failure; those
 /// before it are carried out.
-pub async fn several(broker: &Broker, commands: &[Command]) -> Result<Reply, Failure> {
-    let proposed = broker
+pub async fn several(replica: &Replica, commands: &[Command]) -> Result<Reply, Failure> {
+    let proposed = replica
         .group
         .propose(commands.iter().map(Command::encode).collect())
         .await?;

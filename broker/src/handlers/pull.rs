@@ -1,9 +1,10 @@
 //! PULL_MESSAGE and LITE_PULL_MESSAGE: messages of one queue from a queue offset on.
 //!
-//! Committed messages are served by the node that was asked, from its own log. What its own copy cannot know for
-//! sure (a pull past the end, a topic, queue or subscription it has not heard of, the end of the queue for a pull
-//! that does not wait) the leader says after a ReadIndex. A pull that may wait is parked here: the message will be
-//! applied here, too. The consumer offset a pull carries is stored when the pull arrives, not when it is woken.
+//! Committed messages are served by the node that was asked, from its own log, if it has a replica of the queue's Raft
+//! group. What its own copy cannot know for sure (a pull past the end, a queue or subscription it has not heard of, the
+//! end of the queue for a pull that does not wait) the leader says after a ReadIndex. A pull that may wait is parked
+//! here: the message will be applied here, too. A node without a replica passes the pull on to the leader, where it
+//! waits for as long as the client's connection is open. The consumer offset a pull carries is stored when the pull arrives, not when it is woken.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use flotilla_api::remoting::headers::pull::{
     PullMessageHeader, PullMessageResponse, SYS_COMMIT_OFFSET, SYS_SUBSCRIPTION, SYS_SUSPEND,
 };
 use flotilla_api::tag::TagFilter;
+use flotilla_controller::topic::PERM_READ;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
@@ -26,9 +28,11 @@ use super::stored::{Copied, EntryReader};
 use crate::error::{Failure, check_group};
 use crate::forward::{self, Repeat};
 use crate::long_poll::Woken;
-use crate::node::Broker;
+use crate::node::{Broker, Owned};
+use crate::replica::Replica;
 use crate::router::Origin;
-use crate::state::PERM_READ;
+use crate::state::Subscription;
+use crate::topic_changes;
 
 /// Messages looked at for one answer when a filter leaves many out.
 const SCANNED_MAX: usize = 4_096;
@@ -94,13 +98,12 @@ impl Pull {
         let no_permission = |remark: String| Failure::answer(response::NO_PERMISSION, remark);
         let group = &self.consumer_group;
         if broker
-            .state
             .subscription_group(group)
             .is_some_and(|config| !config.consume_enable)
         {
             return Err(no_permission(format!("subscription group no permission, {group}")));
         }
-        let known = broker.state.queues_and_perm(&self.topic);
+        let known = broker.queues_and_perm(&self.topic);
         let (queues, perm) = known.ok_or_else(|| Failure::no_topic(&self.topic))?;
         if perm & PERM_READ == 0 {
             return Err(no_permission(format!(
@@ -123,16 +126,13 @@ impl Pull {
             Wanted::Filter(filter) => return Ok(filter.clone()),
             Wanted::Subscription(version) => *version,
         };
-        let subscription = broker
-            .state
-            .subscription(&self.consumer_group, &self.topic)
-            .ok_or_else(|| {
-                let remark = format!(
-                    "the consumer's subscription not exist, {} {}",
-                    self.consumer_group, self.topic
-                );
-                Failure::answer(response::SUBSCRIPTION_NOT_EXIST, remark)
-            })?;
+        let subscription = self.subscription(broker).ok_or_else(|| {
+            let remark = format!(
+                "the consumer's subscription not exist, {} {}",
+                self.consumer_group, self.topic
+            );
+            Failure::answer(response::SUBSCRIPTION_NOT_EXIST, remark)
+        })?;
         if subscription.version < asked_version {
             return Err(Failure::answer(
                 response::SUBSCRIPTION_NOT_LATEST,
@@ -143,6 +143,35 @@ impl Pull {
             ));
         }
         filter(Some(&subscription.expression_type), &subscription.expression)
+    }
+
+    /// What the consumer group subscribed to: as its coordinator knows it, if that has a replica here, else as its
+    /// clients told this node.
+    fn subscription(&self, broker: &Broker) -> Option<Subscription> {
+        let replica = broker.replica_of(Owned::Members(&self.consumer_group));
+        let replicated = replica.and_then(|replica| replica.state.subscription(&self.consumer_group, &self.topic));
+        replicated.or_else(|| broker.connections.subscription(&self.consumer_group, &self.topic))
+    }
+
+    /// The request as another node is asked: with the filter that this node knows.
+    fn with_filter(&self, broker: &Broker, request: &RemotingCommand) -> RemotingCommand {
+        let (Wanted::Subscription(_), Some(subscription)) = (&self.wanted, self.subscription(broker)) else {
+            return request.clone();
+        };
+        let mut request = request.clone();
+        let flags = request
+            .fields
+            .get("sysFlag")
+            .and_then(|flags| flags.parse::<i32>().ok());
+        let flags = flags.unwrap_or_default() | SYS_SUBSCRIPTION;
+        request.fields.set("sysFlag", flags);
+        request.fields.set("subscription", &subscription.expression);
+        request.fields.set("expressionType", &subscription.expression_type);
+        request
+    }
+
+    fn owned(&self) -> Owned<'_> {
+        Owned::Queue(&self.topic, u32::try_from(self.queue).unwrap_or(u32::MAX))
     }
 }
 
@@ -171,8 +200,29 @@ fn may_be_stale(failure: &Failure) -> bool {
 /// A pull at the node the client asked.
 pub async fn pull(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origin) -> Result<RemotingCommand, Failure> {
     let pull = Pull::decode(&request)?;
+    if broker.owner(pull.owned()).is_none() {
+        topic_changes::confirmed(broker, &pull.topic).await;
+        // Says what is wrong if there is still no such queue.
+        pull.check(broker)?;
+    }
+    match broker.replica_of(pull.owned()) {
+        Some(replica) => pull_here(broker, &replica, pull, request, origin).await,
+        None => pull_elsewhere(broker, &pull, &request, origin).await,
+    }
+}
+
+async fn pull_here(
+    broker: &Arc<Broker>,
+    replica: &Arc<Replica>,
+    pull: Pull,
+    request: RemotingCommand,
+    origin: &Origin,
+) -> Result<RemotingCommand, Failure> {
     let prepared = RemotingCommand::response(&request, response::SUCCESS);
-    let ((), looked) = tokio::join!(commit(broker, &pull, origin), look(broker, &pull, pull.queue_offset));
+    let ((), looked) = tokio::join!(
+        commit(broker, &pull, origin),
+        look(broker, replica, &pull, pull.queue_offset)
+    );
     let settled = match &looked {
         Ok((result, _)) if result.needs_leader(pull.queue_offset) => false,
         Ok((result, _)) if result.may_wait(pull.queue_offset) => pull.suspend.is_some(),
@@ -180,7 +230,8 @@ pub async fn pull(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origi
         Err(failure) => !may_be_stale(failure),
     };
     if !settled {
-        match forward::at_leader(broker, &request, origin, Repeat::Harmless).await {
+        let asked = pull.with_filter(broker, &request);
+        match forward::at_owner(broker, pull.owned(), &asked, origin, Repeat::Harmless).await {
             // The leader knows no more than the end of the queue: wait for the message here.
             Ok(answer) if answer.code == response::PULL_NOT_FOUND && pull.suspend.is_some() => {}
             // Nobody leads at the moment: the client need not know.
@@ -194,21 +245,64 @@ pub async fn pull(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origi
         }
     }
     drop(request);
-    wait(broker, &pull, prepared, origin).await
+    wait(broker, replica, &pull, prepared, origin).await
+}
+
+/// A pull of a queue that has no replica here.
+async fn pull_elsewhere(
+    broker: &Arc<Broker>,
+    pull: &Pull,
+    request: &RemotingCommand,
+    origin: &Origin,
+) -> Result<RemotingCommand, Failure> {
+    pull.check(broker).or_else(|failure| match may_be_stale(&failure) {
+        true => Ok((0, TagFilter::All)),
+        false => Err(failure),
+    })?;
+    commit(broker, pull, origin).await;
+    let asked = pull.with_filter(broker, request);
+    let _counted = origin.connection.as_ref().map(|connection| connection.parked());
+    let patience = pull.suspend.unwrap_or_default();
+    forward::wait_at_owner(broker, pull.owned(), &asked, origin, patience).await
 }
 
 /// A pull at the leader, for what only the leader knows; answered at once.
-pub async fn pull_fresh(broker: &Arc<Broker>, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+pub async fn pull_fresh(
+    broker: &Arc<Broker>,
+    replica: &Arc<Replica>,
+    request: &RemotingCommand,
+) -> Result<RemotingCommand, Failure> {
     let pull = Pull::decode(request)?;
-    broker.group.read_index().await?;
-    let (result, body) = look(broker, &pull, pull.queue_offset).await?;
+    replica.group.read_index().await?;
+    let (result, body) = look(broker, replica, &pull, pull.queue_offset).await?;
     let prepared = RemotingCommand::response(request, response::SUCCESS);
     Ok(answer(prepared, pull.queue_offset, result, body))
+}
+
+/// A pull at the leader for a node without a replica; waits for a message if it may.
+pub async fn pull_waiting(
+    broker: &Arc<Broker>,
+    replica: &Arc<Replica>,
+    request: &RemotingCommand,
+    origin: &Origin,
+) -> Result<RemotingCommand, Failure> {
+    let pull = Pull::decode(request)?;
+    let prepared = RemotingCommand::response(request, response::SUCCESS);
+    let (mut result, mut body) = look(broker, replica, &pull, pull.queue_offset).await?;
+    if result.status != PullStatus::Found {
+        replica.group.read_index().await?;
+        (result, body) = look(broker, replica, &pull, pull.queue_offset).await?;
+    }
+    if pull.suspend.is_none() || !result.may_wait(pull.queue_offset) {
+        return Ok(answer(prepared, pull.queue_offset, result, body));
+    }
+    wait(broker, replica, &pull, prepared, origin).await
 }
 
 /// Parks the pull until a message for it is applied here, or its time is over.
 async fn wait(
     broker: &Arc<Broker>,
+    replica: &Arc<Replica>,
     pull: &Pull,
     prepared: RemotingCommand,
     origin: &Origin,
@@ -224,7 +318,7 @@ async fn wait(
     let mut queue_offset = pull.queue_offset;
     let mut woken_at = None;
     loop {
-        let looked = look(broker, pull, queue_offset).await;
+        let looked = look(broker, replica, pull, queue_offset).await;
         let (result, body) = match looked {
             Err(failure) if may_be_stale(&failure) && Instant::now() < deadline => {
                 // The leader knew better; what it knows is about to be applied here.
@@ -266,12 +360,17 @@ async fn wait(
 }
 
 /// One look at the queue as it is here.
-async fn look(broker: &Broker, pull: &Pull, queue_offset: i64) -> Result<(PullResult, Bytes), Failure> {
+async fn look(
+    broker: &Broker,
+    replica: &Replica,
+    pull: &Pull,
+    queue_offset: i64,
+) -> Result<(PullResult, Bytes), Failure> {
     let (queue, filter) = pull.check(broker)?;
-    let (min_offset, max_offset) = super::offset::bounds(broker, &pull.topic, queue);
+    let (min_offset, max_offset) = super::offset::bounds(replica, &pull.topic, queue);
     let (status, next_offset, body) = match place(min_offset, max_offset, queue_offset) {
         Place::Nothing(status, next_offset) => (status, next_offset, Bytes::new()),
-        Place::Readable => scan(broker, pull, queue, &filter, queue_offset..max_offset).await?,
+        Place::Readable => scan(broker, replica, pull, queue, &filter, queue_offset..max_offset).await?,
     };
     Ok((
         PullResult {
@@ -286,12 +385,13 @@ async fn look(broker: &Broker, pull: &Pull, queue_offset: i64) -> Result<(PullRe
 
 async fn scan(
     broker: &Broker,
+    replica: &Replica,
     pull: &Pull,
     queue: u32,
     filter: &TagFilter,
     range: std::ops::Range<i64>,
 ) -> Result<(PullStatus, i64, Bytes), Failure> {
-    let mut reader = EntryReader::new(broker);
+    let mut reader = EntryReader::new(replica);
     let mut body = BytesMut::with_capacity(BODY_BYTES);
     let (mut next, mut scanned, mut found, mut removed) = (range.start, 0, 0, false);
     'scan: while next < range.end && scanned < SCANNED_MAX && found < pull.messages_max {
@@ -299,12 +399,12 @@ async fn scan(
             TagFilter::All => pull.messages_max - found,
             TagFilter::Hashes(_) => LOOKED_UP_MAX,
         };
-        let located = broker.state.locate(&pull.topic, queue, next, at_a_time);
+        let located = replica.state.locate(&pull.topic, queue, next, at_a_time);
         let located = located.map_err(|error| Failure::storage(&error))?;
         if located.is_empty() {
             // Retention moved the beginning of the queue past this place in the meantime.
             removed = true;
-            next = next.max(super::offset::bounds(broker, &pull.topic, queue).0);
+            next = next.max(super::offset::bounds(replica, &pull.topic, queue).0);
             break;
         }
         for message in located {
@@ -362,7 +462,8 @@ async fn commit(broker: &Arc<Broker>, pull: &Pull, origin: &Origin) {
     let (Some(offset), Ok(queue)) = (pull.commit_offset, u32::try_from(pull.queue)) else {
         return;
     };
-    let known = broker.state.consumer_offset(&pull.consumer_group, &pull.topic, queue);
+    let replica = broker.replica_of(pull.owned());
+    let known = replica.and_then(|replica| replica.state.consumer_offset(&pull.consumer_group, &pull.topic, queue));
     if known.is_some_and(|known| known >= offset) {
         return;
     }
@@ -374,7 +475,7 @@ async fn commit(broker: &Arc<Broker>, pull: &Pull, origin: &Origin) {
         commit_offset: offset,
     };
     header.encode(&mut update.fields);
-    if let Err(failure) = forward::at_leader(broker, &update, origin, Repeat::Harmful).await {
+    if let Err(failure) = forward::at_owner(broker, pull.owned(), &update, origin, Repeat::Harmful).await {
         debug!(
             consumer_group = pull.consumer_group,
             topic = pull.topic,

@@ -1,9 +1,10 @@
-//! SEND_MESSAGE, SEND_MESSAGE_V2 and SEND_BATCH_MESSAGE, at the leader.
+//! SEND_MESSAGE, SEND_MESSAGE_V2 and SEND_BATCH_MESSAGE: where they go, and how the leader stores them.
 //!
 //! A message becomes one append frame; the messages of a batch become one each and go into one entry, so that their
 //! queue offsets follow each other. In the fast path nothing is awaited before the proposal: messages of one
 //! connection reach the log in the order they came.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
@@ -15,19 +16,77 @@ use flotilla_api::remoting::frame::RemotingCommand;
 use flotilla_api::remoting::headers::send::{SendMessageHeader, SendMessageResponse};
 use flotilla_api::tag::java_string_hash;
 use flotilla_api::{batch, message_id, names, properties, tag};
+use flotilla_controller::metadata::Topic;
+use flotilla_controller::topic::{PERM_WRITE, TopicConfig};
 
 use super::propose;
 use super::send_properties::{self, REGION};
 use crate::error::{Failure, check_topic};
-use crate::node::Broker;
+use crate::forward::{self, Repeat};
+use crate::node::{Broker, Owned};
+use crate::replica::Replica;
 use crate::router::Origin;
-use crate::state::{AppendHeader, Command, KeyHashes, PERM_READ, PERM_WRITE, Reply, TopicConfig};
+use crate::state::{AppendHeader, ForwardMark, KeyHashes, Refusal, Reply};
+use crate::topic_changes;
 
+/// Queues looked at for one whose Raft group has a leader.
+const QUEUES_LOOKED_AT_MAX: usize = 64;
 /// sysFlag bits a client may set: compression and its kind. Host and batch bits are the broker's.
 const CLIENT_SYS_FLAGS: i32 = 0x701;
 
-/// Stores one message or a batch and answers once it is durable on a majority.
-pub async fn send(broker: &Broker, request: &RemotingCommand, origin: &Origin) -> Result<RemotingCommand, Failure> {
+/// The queue that a send names, if it is known here.
+pub fn named_queue<'a>(broker: &Broker, request: &'a RemotingCommand) -> Option<Owned<'a>> {
+    let fields = SendFields::of(request.code);
+    let queue = request.fields.get(fields.queue)?.parse().ok()?;
+    let owned = Owned::Queue(request.fields.get(fields.topic)?, queue);
+    broker.owner(owned).map(|_| owned)
+}
+
+/// A send that names no queue known here: finds one and has its owner store the message. Creates the topic if that is
+/// allowed.
+pub async fn to_any_queue(
+    broker: &Arc<Broker>,
+    mut request: RemotingCommand,
+    origin: &Origin,
+) -> Result<RemotingCommand, Failure> {
+    let (topic, queue) = choose_queue(broker, &request).await?;
+    request.fields.set(SendFields::of(request.code).queue, i64::from(queue));
+    forward::at_owner(
+        broker,
+        Owned::Queue(&topic, queue),
+        &request,
+        origin,
+        Repeat::Recognised,
+    )
+    .await
+}
+
+/// Where a send says what it is for.
+struct SendFields {
+    topic: &'static str,
+    queue: &'static str,
+}
+
+impl SendFields {
+    /// The long names of the first version, or the letters of the second.
+    fn of(code: i32) -> Self {
+        match code {
+            codes::SEND_MESSAGE => Self {
+                topic: "topic",
+                queue: "queueId",
+            },
+            _ => Self { topic: "b", queue: "e" },
+        }
+    }
+}
+
+/// Stores one message or a batch at the leader and answers once it is durable on a majority.
+pub async fn send(
+    broker: &Broker,
+    replica: &Replica,
+    request: &RemotingCommand,
+    origin: &Origin,
+) -> Result<RemotingCommand, Failure> {
     let header = SendMessageHeader::decode(&request.fields, request.code != codes::SEND_MESSAGE)?;
     check_name(header.topic)?;
     if broker.disk_full.load(Ordering::Relaxed) {
@@ -35,20 +94,48 @@ pub async fn send(broker: &Broker, request: &RemotingCommand, origin: &Origin) -
             "service not available now. It may be caused by one of the following reasons: the broker's disk is full";
         return Err(Failure::answer(response::SERVICE_NOT_AVAILABLE, remark));
     }
-    let queue = choose_queue(broker, &header).await?;
+    let perm = broker.queues_and_perm(header.topic).map(|(_, perm)| perm);
+    check_writable(header.topic, perm.unwrap_or(PERM_WRITE))?;
+    let queue = u32::try_from(header.queue).map_err(|_| Failure::invalid("a forwarded send names its queue"))?;
+    // Not open here yet, or no more: whoever asked looks again.
+    let generation = replica
+        .state
+        .generation(header.topic, queue)
+        .ok_or(Failure::NotLeader { leader: None })?;
+    let place = Place {
+        queue,
+        generation,
+        part: 0,
+    };
     let properties = header.properties.unwrap_or_default();
     check_kind(properties, header.sys_flag)?;
 
     let stored;
     let (frames, unique_key) = if header.is_batch() {
-        let frames = batch_frames(broker, request, origin, &header, queue)?;
+        let frames = batch_frames(broker, request, origin, &header, place)?;
         (frames, properties::get(properties, properties::UNIQUE_KEY))
     } else {
         stored = send_properties::stored(properties, &broker.cluster);
-        let frame = frame(broker, origin, &header, queue, header.flag, &request.body, &stored)?;
+        let frame = frame(broker, origin, &header, place, header.flag, &request.body, &stored)?;
         (vec![frame], properties::get(&stored, properties::UNIQUE_KEY))
     };
-    store(broker, request, origin, queue, frames, unique_key).await
+    store(broker, replica, request, origin, queue, frames, unique_key).await
+}
+
+/// The open segment a message goes to, and its place in its batch.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    queue: u32,
+    generation: u32,
+    part: u16,
+}
+
+fn check_writable(topic: &str, perm: u8) -> Result<(), Failure> {
+    if perm & PERM_WRITE == 0 {
+        let remark = format!("the topic[{topic}] takes no messages");
+        return Err(Failure::answer(response::NO_PERMISSION, remark));
+    }
+    Ok(())
 }
 
 fn check_name(topic: &str) -> Result<(), Failure> {
@@ -74,32 +161,42 @@ fn check_kind(properties: &str, sys_flag: i32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The queue asked for, or any: the same one for the same ordering key. Creates the topic if that is allowed.
-async fn choose_queue(broker: &Broker, header: &SendMessageHeader<'_>) -> Result<u32, Failure> {
-    let (queues, perm) = match broker.state.queues_and_perm(header.topic) {
-        Some(known) => known,
-        None => {
-            let config = Box::pin(create_topic(broker, header)).await?;
-            (config.queues, config.perm)
-        }
+/// The queue asked for, or any: the same one for the same ordering key, and one with a living leader otherwise.
+async fn choose_queue(broker: &Arc<Broker>, request: &RemotingCommand) -> Result<(String, u32), Failure> {
+    let header = SendMessageHeader::decode(&request.fields, request.code != codes::SEND_MESSAGE)?;
+    let name = header.topic;
+    check_name(name)?;
+    let topic = match topic_changes::confirmed(broker, name).await {
+        Some(topic) => topic,
+        None => create_topic(broker, &header).await?,
     };
-    let topic = header.topic;
-    if perm & PERM_WRITE == 0 {
-        return Err(Failure::answer(
-            response::NO_PERMISSION,
-            format!("the topic[{topic}] takes no messages"),
-        ));
-    }
-    match u32::try_from(header.queue) {
-        Ok(queue) if queue < queues => Ok(queue),
-        Ok(queue) => Err(Failure::invalid(format!(
-            "request queueId[{queue}] is illegal, topic[{topic}] has {queues} queues"
-        ))),
-        Err(_) => Ok(match ordering_key(header) {
+    check_writable(name, topic.config.perm)?;
+    let queues = topic.config.queues;
+    let queue = match u32::try_from(header.queue) {
+        Ok(queue) if queue < queues => queue,
+        Ok(queue) => {
+            return Err(Failure::invalid(format!(
+                "request queueId[{queue}] is illegal, topic[{name}] has {queues} queues"
+            )));
+        }
+        Err(_) => match ordering_key(&header) {
             Some(key) => java_string_hash(key).rem_euclid(queues as i32) as u32,
-            None => rand::random_range(0..queues),
-        }),
-    }
+            None => any_queue(broker, &topic),
+        },
+    };
+    Ok((name.to_owned(), queue))
+}
+
+/// Any queue, but one whose Raft group has a leader if there is such a queue.
+fn any_queue(broker: &Broker, topic: &Topic) -> u32 {
+    let queues = topic.config.queues;
+    let first = rand::random_range(0..queues);
+    let led = |queue: &u32| {
+        let segment = topic.open_segment(*queue);
+        segment.is_some_and(|segment| broker.leadership(segment.group).leader.is_some())
+    };
+    let after = (first..queues).chain(0..first);
+    after.take(QUEUES_LOOKED_AT_MAX).find(led).unwrap_or(first)
 }
 
 fn ordering_key<'a>(header: &SendMessageHeader<'a>) -> Option<&'a str> {
@@ -107,34 +204,17 @@ fn ordering_key<'a>(header: &SendMessageHeader<'a>) -> Option<&'a str> {
 }
 
 /// The rules of the template topic: the client must have asked for it, and it limits the number of queues.
-async fn create_topic(broker: &Broker, header: &SendMessageHeader<'_>) -> Result<TopicConfig, Failure> {
-    // A leader that has just been elected may not have applied what was there before.
-    broker.group.read_index().await?;
-    if let Some(topic) = broker.state.topic(header.topic) {
-        return Ok(topic);
-    }
-    let policy = &broker.settings.policy;
+async fn create_topic(broker: &Arc<Broker>, header: &SendMessageHeader<'_>) -> Result<Arc<Topic>, Failure> {
+    let policy = broker.policy();
     let retry = names::group_of_retry_topic(header.topic).is_some();
     if !policy.auto_create_topics || retry || header.default_topic != names::AUTO_CREATE_TOPIC {
         return Err(Failure::no_topic(header.topic));
     }
     let asked = u32::try_from(header.default_topic_queues).unwrap_or_default();
     let queues = asked.clamp(1, policy.default_queues.max(1));
-    let config = TopicConfig {
-        perm: PERM_READ | PERM_WRITE,
-        ..TopicConfig::new(header.topic, queues)
-    };
-    propose::one(
-        broker,
-        &Command::PutTopic {
-            config,
-            if_absent: true,
-            now_ms: propose::now_ms(),
-        },
-    )
-    .await?;
+    let config = TopicConfig::new(header.topic, queues);
+    topic_changes::put(broker, config, true, Vec::new()).await?;
     broker
-        .state
         .topic(header.topic)
         .ok_or_else(|| Failure::no_topic(header.topic))
 }
@@ -144,17 +224,18 @@ fn batch_frames(
     request: &RemotingCommand,
     origin: &Origin,
     header: &SendMessageHeader<'_>,
-    queue: u32,
+    place: Place,
 ) -> Result<Vec<Bytes>, Failure> {
     let illegal = |remark: String| Failure::answer(response::MESSAGE_ILLEGAL, remark);
     if names::group_of_retry_topic(header.topic).is_some() {
         return Err(illegal("batches are not allowed to retry topics".to_owned()));
     }
     let records = batch::split(&request.body).map_err(|error| illegal(error.to_string()))?;
-    let frames = records.iter().map(|record| {
+    let frames = records.iter().zip(0..).map(|(record, part)| {
         check_kind(record.properties(), 0)?;
         let stored = send_properties::stored_in_batch(record.properties());
-        frame(broker, origin, header, queue, record.flag, &record.body, &stored)
+        let place = Place { part, ..place };
+        frame(broker, origin, header, place, record.flag, &record.body, &stored)
     });
     frames.collect()
 }
@@ -169,7 +250,7 @@ fn frame(
     broker: &Broker,
     origin: &Origin,
     header: &SendMessageHeader<'_>,
-    queue: u32,
+    place: Place,
     flag: i32,
     body: &[u8],
     properties: &str,
@@ -186,8 +267,8 @@ fn frame(
     let topic = header.topic;
     let append = AppendHeader {
         topic,
-        queue,
-        generation: 0,
+        queue: place.queue,
+        generation: place.generation,
         tag_hash: tag::tag_hash(properties),
         store_time: propose::now_ms(),
         keys: KeyHashes::of(
@@ -195,10 +276,14 @@ fn frame(
             properties::get(properties, properties::UNIQUE_KEY),
             properties::get(properties, properties::KEYS),
         ),
+        mark: origin.mark.map(|mark| ForwardMark {
+            part: place.part,
+            ..mark
+        }),
     };
     let parts = MessageParts {
         topic,
-        queue,
+        queue: place.queue,
         flag,
         sys_flag: header.sys_flag & CLIENT_SYS_FLAGS,
         born_timestamp: header.born_timestamp,
@@ -221,6 +306,7 @@ fn frame(
 
 async fn store(
     broker: &Broker,
+    replica: &Replica,
     request: &RemotingCommand,
     origin: &Origin,
     queue: u32,
@@ -228,18 +314,24 @@ async fn store(
     unique_key: Option<&str>,
 ) -> Result<RemotingCommand, Failure> {
     let messages = frames.len() as u64;
-    let proposed = broker.group.propose(frames).await?;
+    let proposed = replica.group.propose(frames).await?;
     let mut ids = String::new();
     let mut first_offset = None;
     for (slot, reply) in (proposed.first_slot..).zip(proposed.replies) {
-        let queue_offset = match reply {
-            Reply::Appended { queue_offset, .. } => queue_offset,
+        let (log_index, slot, queue_offset) = match reply {
+            Reply::Appended { queue_offset, .. } => (proposed.log_id.index, slot, queue_offset),
+            Reply::Repeated(stored) => (stored.log_index, stored.slot, stored.queue_offset),
+            Reply::Refused(Refusal::Forgotten) => return Err(Failure::Unknown(Refusal::Forgotten.to_string())),
+            // The queue moved or was not open yet: surely nothing is stored, and whoever asked looks again.
+            Reply::Refused(Refusal::StaleGeneration | Refusal::QueueOutOfRange) => {
+                return Err(Failure::NotLeader { leader: None });
+            }
             // A batch goes to one queue, so that either all of it is refused or nothing.
             Reply::Refused(refusal) => return Err(refusal.into()),
             reply => return Err(Failure::Unknown(format!("unexpected reply {reply:?}"))),
         };
         first_offset.get_or_insert(queue_offset);
-        let position = Position::new(broker.group_number, proposed.log_id.index, slot)
+        let position = Position::new(replica.number, log_index, slot)
             .ok_or_else(|| Failure::Unknown("the log is longer than positions can name".to_owned()))?;
         if !ids.is_empty() {
             ids.push(',');

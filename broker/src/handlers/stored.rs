@@ -10,25 +10,25 @@ use flotilla_api::positions::Position;
 use flotilla_raft_store::frames::Frames;
 
 use crate::machine::Located;
-use crate::node::Broker;
+use crate::replica::Replica;
 use crate::state::{Append, KIND_APPEND};
 
 /// Reads the frames of entries, remembering the last entry: messages of a queue lie in entries together.
 pub struct EntryReader<'a> {
-    broker: &'a Broker,
+    replica: &'a Replica,
     last: Option<(u64, Option<Frames>)>,
 }
 
 impl<'a> EntryReader<'a> {
-    /// A reader of this node's log.
-    pub fn new(broker: &'a Broker) -> Self {
-        Self { broker, last: None }
+    /// A reader of a replica's log.
+    pub fn new(replica: &'a Replica) -> Self {
+        Self { replica, last: None }
     }
 
     /// The frame in `slot` of an entry; `None` when retention removed it.
     pub async fn frame(&mut self, log_index: u64, slot: u16) -> io::Result<Option<Bytes>> {
         if self.last.as_ref().is_none_or(|(index, _)| *index != log_index) {
-            let frames = self.broker.group.read_frames(log_index).await?;
+            let frames = self.replica.group.read_frames(log_index).await?;
             self.last = Some((log_index, frames));
         }
         let frames = self.last.as_ref().and_then(|(_, frames)| frames.as_ref());
@@ -50,7 +50,7 @@ impl<'a> EntryReader<'a> {
         if !out.is_empty() && out.len() + message.len() > bytes_max {
             return Ok(Copied::NoRoom);
         }
-        put(self.broker.group_number, located, message, out)?;
+        put(self.replica.number, located, message, out)?;
         Ok(Copied::Yes)
     }
 }
@@ -126,6 +126,7 @@ mod tests {
             tag_hash: 0,
             store_time: 9,
             keys,
+            mark: None,
         }
         .frame(&message)
     }
@@ -149,7 +150,7 @@ mod tests {
 
     #[test]
     fn other_commands_are_no_messages() {
-        let frame = crate::state::Command::DeleteTopic { topic: "T".to_owned() }.encode();
+        let frame = crate::state::Command::Trim { log_index: 1 }.encode();
         assert!(message(&frame).is_none());
         assert!(message(&[]).is_none());
     }

@@ -8,13 +8,14 @@ use flotilla_api::remoting::codes::response;
 use flotilla_api::remoting::frame::RemotingCommand;
 use flotilla_api::remoting::headers::topic::{CreateTopicHeader, TopicHeader, TopicPageHeader, TopicPageResponse};
 
-use super::propose;
+use flotilla_controller::state::Refusal;
+use flotilla_controller::topic::{PERM_READ, PERM_WRITE, TopicConfig, TopicKind};
+
+use crate::controllers::NoController;
 use crate::error::{Failure, check_topic};
-use crate::forward::{self, Repeat};
 use crate::node::Broker;
 use crate::route;
-use crate::router::Origin;
-use crate::state::{Command, PERM_READ, PERM_WRITE, TopicConfig, TopicKind};
+use crate::topic_changes;
 
 /// The attribute that says what kind of messages a topic is for.
 const MESSAGE_TYPE: &str = "message.type";
@@ -60,22 +61,14 @@ fn kind_named(name: &str) -> Result<TopicKind, Failure> {
         .ok_or_else(|| Failure::answer(response::SYSTEM_ERROR, format!("{MESSAGE_TYPE} {name:?} is not known")))
 }
 
-/// UPDATE_AND_CREATE_TOPIC, at the leader.
-pub async fn put(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+/// UPDATE_AND_CREATE_TOPIC. What tools tell every broker the controller is told as often, which changes nothing more.
+pub async fn put(broker: &Arc<Broker>, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let header = CreateTopicHeader::decode(&request.fields)?;
     check_user_topic(header.topic)?;
-    broker.group.read_index().await?;
-    let existing = broker.state.topic(header.topic);
+    topic_changes::catch_up(broker).await;
+    let existing = broker.topic(header.topic).map(|topic| topic.config.clone());
     let config = changed(existing, &header)?;
-    propose::one(
-        broker,
-        &Command::PutTopic {
-            config,
-            if_absent: false,
-            now_ms: propose::now_ms(),
-        },
-    )
-    .await?;
+    topic_changes::put(broker, config, false, Vec::new()).await?;
     Ok(RemotingCommand::response(request, response::SUCCESS))
 }
 
@@ -133,48 +126,30 @@ fn change_attribute(config: &mut TopicConfig, change: &str) -> Result<(), Failur
     config.attributes.remove(key).map(drop).ok_or_else(wrong)
 }
 
-/// DELETE_TOPIC_IN_BROKER, at the leader. A topic that does not exist is deleted already: tools ask every broker.
-pub async fn delete(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+/// DELETE_TOPIC_IN_BROKER. A topic that does not exist is deleted already: tools ask every broker.
+pub async fn delete(broker: &Arc<Broker>, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let topic = TopicHeader::decode(&request.fields)?.topic;
     check_user_topic(topic)?;
-    broker.group.read_index().await?;
-    if broker.state.topic(topic).is_some() {
-        propose::one(
-            broker,
-            &Command::DeleteTopic {
-                topic: topic.to_owned(),
-            },
-        )
-        .await?;
+    match topic_changes::delete(broker, topic).await {
+        Ok(_) | Err(NoController::Refused(Refusal::TopicNotExist)) => {
+            Ok(RemotingCommand::response(request, response::SUCCESS))
+        }
+        Err(error) => Err(error.into()),
     }
-    Ok(RemotingCommand::response(request, response::SUCCESS))
 }
 
-/// The leader's word on whether a topic exists: its configuration, or code 17.
-pub async fn confirm_exists(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
-    let topic = TopicHeader::decode(&request.fields)?.topic;
-    broker.group.read_index().await?;
-    let config = broker.state.topic(topic).ok_or_else(|| Failure::no_topic(topic))?;
-    Ok(RemotingCommand::response(request, response::SUCCESS).with_body(shown(config).to_bytes()))
-}
-
-/// GET_TOPIC_CONFIG; confirmed with the leader if it is not known here.
-pub async fn topic_config(
-    broker: &Arc<Broker>,
-    request: &RemotingCommand,
-    origin: &Origin,
-) -> Result<RemotingCommand, Failure> {
-    let topic = TopicHeader::decode(&request.fields)?.topic;
-    match broker.state.topic(topic) {
-        Some(config) => Ok(RemotingCommand::response(request, response::SUCCESS).with_body(shown(config).to_bytes())),
-        None => forward::at_leader(broker, request, origin, Repeat::Harmless).await,
-    }
+/// GET_TOPIC_CONFIG; confirmed with the controllers if it is not known here.
+pub async fn topic_config(broker: &Arc<Broker>, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
+    let name = TopicHeader::decode(&request.fields)?.topic;
+    let topic = topic_changes::confirmed(broker, name).await;
+    let topic = topic.ok_or_else(|| Failure::no_topic(name))?;
+    Ok(RemotingCommand::response(request, response::SUCCESS).with_body(shown(topic.config.clone()).to_bytes()))
 }
 
 /// GET_ALL_TOPIC_CONFIG, in pages if asked so.
 pub fn all_topic_configs(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let header = TopicPageHeader::decode(&request.fields)?;
-    let topics = broker.state.topics();
+    let topics = broker.topics();
     let total = i32::try_from(topics.len()).unwrap_or(i32::MAX);
     let (skip, take) = page(header.topic_sequence, header.max_topics);
     let shown = topics
@@ -212,8 +187,8 @@ pub fn page(sequence: Option<i32>, entries_max: Option<i32>) -> (usize, usize) {
 /// GET_ALL_TOPIC_LIST_FROM_NAMESERVER.
 pub fn all_topics(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let topics = broker
-        .state
-        .with(|state| state.topics.iter().map(|topic| topic.config.name.clone()).collect());
+        .metadata
+        .read(|metadata| metadata.topics.keys().cloned().collect());
     let body = TopicList {
         broker_address: None,
         topics,
@@ -232,18 +207,16 @@ pub fn system_topics(request: &RemotingCommand) -> Result<RemotingCommand, Failu
 }
 
 /// GET_TOPIC_STATS_INFO: the bounds of the queues led here. Tools ask every node and put the answers together.
-pub async fn stats(
-    broker: &Arc<Broker>,
-    request: &RemotingCommand,
-    origin: &Origin,
-) -> Result<RemotingCommand, Failure> {
+pub async fn stats(broker: &Arc<Broker>, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let name = TopicHeader::decode(&request.fields)?.topic;
+    let topic = topic_changes::confirmed(broker, name).await;
+    let topic = topic.ok_or_else(|| Failure::no_topic(name))?;
     let mut table = TopicStatsTable::default();
-    if broker.group.is_leader() {
-        broker.group.read_index().await?;
-        let topic = broker.state.topic(name).ok_or_else(|| Failure::no_topic(name))?;
-        for queue in 0..topic.queues {
-            let Some(bounds) = broker.state.queue_bounds(name, queue) else {
+    for group in topic.groups() {
+        let Some(replica) = broker.led(group) else { continue };
+        replica.group.read_index().await?;
+        for queue in replica.state.queues_of(name) {
+            let Some(bounds) = replica.state.queue_bounds(name, queue) else {
                 continue;
             };
             let offset = TopicOffset {
@@ -253,8 +226,6 @@ pub async fn stats(
             };
             table.offsets.push((message_queue(broker, name, queue), offset));
         }
-    } else if broker.state.topic(name).is_none() {
-        return forward::at_leader(broker, request, origin, Repeat::Harmless).await;
     }
     Ok(RemotingCommand::response(request, response::SUCCESS).with_body(table.to_bytes()))
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flotilla_controller::protocol::{Request, Response};
+use flotilla_controller::state::Command as ControllerCommand;
 use flotilla_raft_store::group::MemberStatus;
 use flotilla_raft_store::log_id::LogId;
 use futures_util::future::join_all;
@@ -11,12 +13,17 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::answer::Answer;
-use super::execute::epoch;
+use super::execute::{Read, at_leader, epoch, group_number, read, read_all};
 use super::json::items;
+use super::operation::Part;
 use super::problem::Problem;
-use crate::node::{Broker, last_digest, replica_info};
+use crate::node::Broker;
 use crate::peer::{DigestInfo, ReplicaInfo};
+use crate::replica::Replica;
 use crate::state::Command;
+
+/// How long a controller is given to say how it is.
+const CONTROLLER_ASK_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Between two questions whether a replica has its digest.
 const DIGEST_POLL: Duration = Duration::from_millis(20);
@@ -26,18 +33,23 @@ const DIGEST_ASK_TIMEOUT: Duration = Duration::from_secs(1);
 const TRANSFER_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// `GET /v1/cluster`.
-pub fn cluster(broker: &Broker) -> Value {
+pub async fn cluster(broker: &Arc<Broker>) -> Read<Value> {
     let nodes: Vec<Value> = broker
         .peers
         .nodes()
         .into_iter()
+        .filter(|node| broker.metadata.read(|metadata| metadata.nodes.contains_key(&node.name)))
         .map(|node| {
             let info = node.info.as_ref();
+            let zone = broker
+                .metadata
+                .read(|metadata| metadata.nodes.get(&node.name).map(|node| node.zone.clone()));
             json!({
                 "node": node.name,
                 "alive": node.living,
                 "ready": info.is_some_and(|info| info.ready),
                 "leaving": info.is_some_and(|info| info.leaving),
+                "zone": zone.unwrap_or_default(),
                 "address": info.and_then(|info| info.remoting),
                 "http": info.and_then(|info| info.http),
                 "name_server": info.and_then(|info| info.name_server),
@@ -45,43 +57,145 @@ pub fn cluster(broker: &Broker) -> Value {
             })
         })
         .collect();
-    json!({
+    let (groups, controllers) = tokio::join!(group_documents(broker), controllers(broker));
+    let id = broker.metadata.read(|metadata| metadata.cluster.id.clone());
+    let value = json!({
         "cluster": broker.cluster,
-        "controllers": [],
+        "id": id,
+        "controllers": controllers,
         "nodes": nodes,
-        "groups": [group_document(broker)],
+        "groups": groups.value,
         "version": env!("CARGO_PKG_VERSION"),
         "epoch": epoch(broker),
-    })
-}
-
-/// `GET /v1/groups`.
-pub fn groups(broker: &Broker) -> Value {
-    items(vec![group_document(broker)])
-}
-
-/// `GET /v1/groups/{group}`.
-pub fn group(broker: &Broker, group: &str) -> Result<Value, Problem> {
-    check_group(broker, group)?;
-    Ok(group_document(broker))
-}
-
-fn check_group(broker: &Broker, group: &str) -> Result<(), Problem> {
-    if group == broker.group_name {
-        Ok(())
-    } else {
-        Err(Problem::not_found(format!("raft group {group} does not exist")))
+    });
+    Read {
+        value,
+        stale: groups.stale,
     }
 }
 
-fn group_document(broker: &Broker) -> Value {
-    let status = broker.group.status();
+/// Controllers as the state names them, asked whether they live and who leads.
+async fn controllers(broker: &Broker) -> Vec<Value> {
+    let known = broker.metadata.read(|metadata| metadata.controllers.clone());
+    let deadline = Instant::now() + CONTROLLER_ASK_TIMEOUT;
+    let asked = known.into_iter().map(|(name, controller)| async move {
+        let answer = broker
+            .controllers
+            .ask(&controller.address, &Request::Status, deadline)
+            .await;
+        let status = match answer {
+            Ok(Response::Status(status)) => Some(status),
+            _ => None,
+        };
+        (name, controller, status)
+    });
+    let answers = join_all(asked).await;
+    // The newest term tells: one that was cut off may still think that it leads.
+    let newest = answers.iter().filter_map(|(_, _, status)| status.as_ref());
+    let newest = newest.max_by_key(|status| (status.term, status.leader.is_some()));
+    let leader = newest.and_then(|status| status.leader.clone());
+    let voters = newest.map(|status| status.voters.clone()).unwrap_or_default();
+    let documents = answers.into_iter().map(|(name, controller, status)| {
+        let lost = voters
+            .iter()
+            .any(|(id, voter)| *voter == name && *id != controller.replica);
+        json!({
+            "leader": leader.as_ref() == Some(&name),
+            "node": name,
+            "address": controller.address,
+            "replica": controller.replica,
+            // With the replica of a lost disk still counted a majority is harder to reach.
+            "voter": voters.contains_key(&controller.replica) && !lost,
+            "alive": status.is_some(),
+            "epoch": status.map(|status| status.epoch),
+        })
+    });
+    documents.collect()
+}
+
+/// `GET /v1/groups`.
+pub async fn groups(broker: &Arc<Broker>) -> Read<Value> {
+    let Read { value, stale } = group_documents(broker).await;
+    Read {
+        value: items(value),
+        stale,
+    }
+}
+
+/// `GET /v1/groups/{group}`.
+pub async fn group(broker: &Arc<Broker>, group: &str) -> Result<Read<Value>, Problem> {
+    let number = group_number(broker, group)?;
+    Ok(match read(broker, number, &Part::Group).await {
+        Ok(found) => found,
+        Err(problem) if problem.may_pass() => unknown_group(broker, number),
+        Err(problem) => return Err(problem),
+    })
+}
+
+async fn group_documents(broker: &Arc<Broker>) -> Read<Vec<Value>> {
+    let numbers: Vec<u16> = broker.groups().into_iter().map(|(number, _)| number).collect();
+    let mut stale = false;
+    let mut documents = Vec::new();
+    for (number, found) in read_all(broker, &numbers, &Part::Group).await {
+        let found = found.unwrap_or_else(|| unknown_group(broker, number));
+        stale |= found.stale;
+        documents.push(found.value);
+    }
+    Read {
+        value: documents,
+        stale,
+    }
+}
+
+/// A Raft group of which nobody says anything.
+fn unknown_group(broker: &Broker, number: u16) -> Read<Value> {
+    let group = broker.metadata.read(|metadata| metadata.groups.get(&number).cloned());
+    let members = group.into_iter().flat_map(|group| group.members).map(|member| {
+        json!({
+            "node": member.node,
+            "replica": member.id,
+            "address": broker.peers.address(&member.node).unwrap_or_default(),
+            "role": "follower",
+            "alive": broker.peers.is_living(&member.node),
+            "matched_index": null,
+            "applied_index": null,
+            "lag_bytes": null,
+            "closed": null,
+            "digest": null,
+        })
+    });
+    let value = json!({
+        "name": broker.group_name(number),
+        "number": number,
+        "leader": null,
+        "term": 0,
+        "members": members.collect::<Vec<_>>(),
+        "committed_index": null,
+        "applied_index": null,
+        "commitlog": { "min_offset": 0, "max_offset": 0, "bytes": 0 },
+    });
+    Read { value, stale: true }
+}
+
+/// A Raft group as one of its replicas sees it.
+pub fn group_document(broker: &Broker, replica: &Replica) -> Value {
+    let status = replica.group.status();
     let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
-    let members: Vec<Value> = member_documents(broker).into_iter().map(|(_, member)| member).collect();
+    let members: Vec<Value> = member_documents(broker, replica)
+        .into_iter()
+        .map(|(_, member)| member)
+        .collect();
+    let preferred = broker.metadata.read(|metadata| {
+        metadata
+            .groups
+            .get(&replica.number)
+            .map(|group| group.preferred.clone())
+    });
     json!({
-        "name": broker.group_name,
-        "number": broker.group_number,
+        "name": replica.name,
+        "number": replica.number,
         "leader": status.leader,
+        "preferred_leader": preferred,
         "term": status.term,
         "members": members,
         "committed_index": index(status.committed),
@@ -94,9 +208,9 @@ fn group_document(broker: &Broker) -> Value {
     })
 }
 
-fn member_documents(broker: &Broker) -> Vec<(String, Value)> {
-    let status = broker.group.status();
-    let here = replica_info(broker);
+fn member_documents(broker: &Broker, leader: &Replica) -> Vec<(String, Value)> {
+    let status = leader.group.status();
+    let here = leader.info();
     let document = |member: &MemberStatus| {
         let seen = broker.peers.node(&member.node);
         let alive = seen.as_ref().is_some_and(|node| node.living);
@@ -104,7 +218,7 @@ fn member_documents(broker: &Broker) -> Vec<(String, Value)> {
             true => Some(here.clone()),
             false => seen
                 .as_ref()
-                .and_then(|node| node.info.as_ref()?.replica_status.clone()),
+                .and_then(|node| node.info.as_ref()?.replicas.get(&leader.number).cloned()),
         };
         let role = match (status.leader.as_deref() == Some(&member.node), member.voter) {
             (true, _) => "leader",
@@ -145,31 +259,29 @@ fn digest_document(digest: DigestInfo) -> Value {
     json!({ "index": digest.index, "value": format!("{:016x}", digest.value) })
 }
 
-/// `POST /v1/groups/{group}/digest`.
-pub async fn digest(broker: &Arc<Broker>, group: &str, deadline: Instant) -> Result<Answer, Problem> {
-    check_group(broker, group).map_err(Problem::refused)?;
+/// `POST /v1/groups/{group}/digest`, at the leader.
+pub async fn digest(broker: &Arc<Broker>, replica: &Replica, deadline: Instant) -> Result<Answer, Problem> {
     let nonce = rand::random();
-    let proposed = broker
+    let proposed = replica
         .group
         .propose(vec![Command::DigestPoint { nonce }.encode()])
         .await?;
-    let asked = broker
-        .peers
-        .nodes()
-        .into_iter()
-        .filter(|node| node.living)
-        .map(|node| async move {
-            let digest = match node.here {
-                true => own_digest(broker, nonce, deadline).await,
-                false => digest_of(broker, &node.name, nonce, deadline).await,
+    let members = replica.group.status().members;
+    let asked = members
+        .iter()
+        .filter(|member| broker.peers.is_living(&member.node))
+        .map(|member| async move {
+            let digest = match member.node == broker.node {
+                true => own_digest(replica, nonce, deadline).await,
+                false => digest_of(broker, &member.node, replica.number, nonce, deadline).await,
             };
-            (node.name, digest)
+            (member.node.clone(), digest)
         });
-    let mut members = Vec::new();
+    let mut computed = Vec::new();
     let mut late = Vec::new();
     for (node, digest) in join_all(asked).await {
         match digest {
-            Some(digest) => members.push((node, digest)),
+            Some(digest) => computed.push((node, digest)),
             None => late.push(node),
         }
     }
@@ -177,21 +289,26 @@ pub async fn digest(broker: &Arc<Broker>, group: &str, deadline: Instant) -> Res
         let detail = format!("no digest of {} in time", late.join(", "));
         return Err(Problem::unavailable(detail).unknown());
     }
-    let equal = members.windows(2).all(|pair| pair[0].1 == pair[1].1);
-    let value = members.first().map(|(_, digest)| format!("{:016x}", digest.value));
-    let document = |node: &String| members.iter().find(|(name, _)| name == node).map(|(_, digest)| *digest);
-    let mut shown = member_documents(broker);
+    let equal = computed.windows(2).all(|pair| pair[0].1 == pair[1].1);
+    let value = computed.first().map(|(_, digest)| format!("{:016x}", digest.value));
+    let document = |node: &String| {
+        computed
+            .iter()
+            .find(|(name, _)| name == node)
+            .map(|(_, digest)| *digest)
+    };
+    let mut shown = member_documents(broker, replica);
     for (node, member) in &mut shown {
         member["digest"] = document(node).map_or(Value::Null, digest_document);
     }
     let shown: Vec<Value> = shown.into_iter().map(|(_, member)| member).collect();
     let body = json!({ "index": proposed.log_id.index, "value": value, "equal": equal, "members": shown });
-    Ok(Answer::ok(body, proposed.log_id.index))
+    Ok(Answer::ok(body, epoch(broker)))
 }
 
-async fn own_digest(broker: &Broker, nonce: u64, deadline: Instant) -> Option<DigestInfo> {
+async fn own_digest(replica: &Replica, nonce: u64, deadline: Instant) -> Option<DigestInfo> {
     while Instant::now() < deadline {
-        if let Some(digest) = last_digest(broker).filter(|digest| digest.nonce == nonce) {
+        if let Some(digest) = replica.last_digest().filter(|digest| digest.nonce == nonce) {
             return Some(digest);
         }
         tokio::time::sleep(DIGEST_POLL).await;
@@ -201,11 +318,11 @@ async fn own_digest(broker: &Broker, nonce: u64, deadline: Instant) -> Option<Di
 
 /// Asks until the replica has passed the digest point. One that stopped answering is no live replica any more, yet
 /// nobody can tell what it would have said: the operation is not complete.
-async fn digest_of(broker: &Broker, node: &str, nonce: u64, deadline: Instant) -> Option<DigestInfo> {
+async fn digest_of(broker: &Broker, node: &str, group: u16, nonce: u64, deadline: Instant) -> Option<DigestInfo> {
     while Instant::now() < deadline {
         let until = deadline.min(Instant::now() + DIGEST_ASK_TIMEOUT);
         let info = broker.peers.ask_info(node, until).await.ok();
-        let digest = info.and_then(|info| info.replica_status?.digest);
+        let digest = info.and_then(|info| info.replicas.get(&group)?.digest);
         if digest.is_some_and(|digest| digest.nonce == nonce) {
             return digest;
         }
@@ -214,10 +331,26 @@ async fn digest_of(broker: &Broker, node: &str, nonce: u64, deadline: Instant) -
     None
 }
 
-/// `POST /v1/groups/{group}/leader`.
-pub async fn transfer_leader(broker: &Broker, group: &str, node: &str) -> Result<Answer, Problem> {
-    check_group(broker, group).map_err(Problem::refused)?;
-    if !broker
+/// `POST /v1/groups/{group}/leader`: the node leads from now on, and should lead again when it comes back.
+pub async fn transfer_leader(broker: &Arc<Broker>, group: &str, node: String) -> Result<Answer, Problem> {
+    let number = group_number(broker, group).map_err(Problem::refused)?;
+    let prefer = ControllerCommand::PreferLeader {
+        group: number,
+        node: node.clone(),
+    };
+    let part = Part::TransferLeader { node };
+    let answer = at_leader(broker, number, &part).await?;
+    // Without a controller leadership moves all the same, only not for good.
+    if let Err(error) = broker.controllers.propose(prefer).await {
+        info!(group, %error, "the new leader was not written down as the preferred one");
+    }
+    Ok(answer)
+}
+
+/// The part of [`transfer_leader`] of the node that leads.
+pub async fn transfer(broker: &Broker, replica: &Replica, node: &str) -> Result<Answer, Problem> {
+    let group = &replica.name;
+    if !replica
         .group
         .status()
         .members
@@ -227,7 +360,7 @@ pub async fn transfer_leader(broker: &Broker, group: &str, node: &str) -> Result
         return Err(Problem::not_found(format!("{node} is no voter of {group}")).refused());
     }
     if node != broker.node {
-        match timeout(TRANSFER_TIME_MAX, broker.group.transfer_leader(Some(node))).await {
+        match timeout(TRANSFER_TIME_MAX, replica.group.transfer_leader(Some(node))).await {
             Ok(outcome) => outcome.map_err(|error| Problem::from(error).unknown())?,
             Err(_) => {
                 let problem = Problem::unavailable(format!("{node} did not take over in time"));
@@ -235,35 +368,9 @@ pub async fn transfer_leader(broker: &Broker, group: &str, node: &str) -> Result
             }
         }
     }
-    let status = broker.group.status();
+    let status = replica.group.status();
     Ok(Answer::ok(
         json!({ "name": group, "leader": status.leader, "term": status.term }),
         epoch(broker),
     ))
-}
-
-/// A node whose disk was lost comes back under a replica id that was never used.
-pub async fn rejoin(broker: &Broker, node: &str, replica: u64) -> Result<Answer, Problem> {
-    let members = broker.group.status().members;
-    let known = members.iter().map(|member| member.replica).max().unwrap_or(0);
-    let present = members
-        .iter()
-        .any(|member| member.replica == replica && member.node == node);
-    if !present && replica <= known {
-        let detail = format!("replica id {replica} may have been used: a new one is above {known}");
-        return Err(Problem::malformed(detail).refused());
-    }
-    let voter = members.iter().any(|member| member.replica == replica && member.voter);
-    if !voter {
-        broker.group.add_member(replica, node).await?;
-        info!(node, replica, "a replica joined");
-    }
-    for old in members
-        .iter()
-        .filter(|member| member.node == node && member.replica != replica)
-    {
-        broker.group.remove_member(old.replica).await?;
-        info!(node, replica = old.replica, "the lost replica was removed");
-    }
-    Ok(Answer::ok(json!({ "node": node, "replica": replica }), epoch(broker)))
 }

@@ -18,9 +18,9 @@ use flotilla_api::remoting::headers::send::{SendMessageHeader, SendMessageRespon
 use serde_json::Value;
 
 use super::answer::Answer;
-use super::execute::epoch;
+use super::execute::{Read, epoch, read, read_all};
 use super::json::{document, items};
-use super::operation::Selection;
+use super::operation::{Part, Selection};
 use super::problem::Problem;
 use crate::error::Failure;
 use crate::handlers::message::{find_by_key, locate};
@@ -29,7 +29,8 @@ use crate::handlers::send::body_fault;
 use crate::handlers::stored::{Copied, EntryReader};
 use crate::machine::Located;
 use crate::message_body::plain_body;
-use crate::node::Broker;
+use crate::node::{Broker, Owned};
+use crate::replica::Replica;
 use crate::router::{self, Origin};
 
 /// Most messages of one answer.
@@ -42,7 +43,7 @@ const PRODUCER_GROUP: &str = "flotilla-http";
 static NEXT_QUEUE: AtomicU32 = AtomicU32::new(0);
 
 /// `GET /v1/messages`: one message by id or place; a list by key, or by place with `max`.
-pub async fn find(broker: &Broker, selection: &Selection) -> Result<Value, Problem> {
+pub async fn find(broker: &Arc<Broker>, selection: &Selection) -> Result<Read<Value>, Problem> {
     match selection {
         Selection {
             id: Some(id), topic, ..
@@ -53,37 +54,101 @@ pub async fn find(broker: &Broker, selection: &Selection) -> Result<Value, Probl
             offset: Some(offset),
             max,
             ..
-        } => by_place(broker, topic, *queue, *offset, *max).await,
+        } => {
+            let owner = broker.owner(Owned::Queue(topic, *queue));
+            let owner = owner.ok_or_else(|| Problem::not_found(format!("queue {queue} of {topic} does not exist")))?;
+            let part = Part::Place {
+                topic: topic.clone(),
+                queue: *queue,
+                offset: *offset,
+                max: *max,
+            };
+            read(broker, owner, &part).await
+        }
         Selection {
             topic: Some(topic),
             key: Some(key),
             max,
             ..
-        } => by_key(broker, topic, key, *max).await,
+        } => {
+            let max = max.unwrap_or(MESSAGES_MAX).clamp(1, MESSAGES_MAX);
+            let found = by_key(broker, topic, key, max).await?;
+            Ok(Read {
+                value: items(found.value),
+                stale: found.stale,
+            })
+        }
         _ => Err(Problem::malformed(
             "give topic, queue and offset; or topic and key; or id",
         )),
     }
 }
 
-async fn by_id(broker: &Broker, id: &str, topic: Option<&str>) -> Result<Value, Problem> {
+async fn by_id(broker: &Arc<Broker>, id: &str, topic: Option<&str>) -> Result<Read<Value>, Problem> {
     let not_found = || Problem::not_found(format!("no message {id}"));
     let position = message_id::decode(id).and_then(|(_, position)| Position::from_i64(position));
-    if let Some(position) = position.filter(|position| position.group() == broker.group_number)
-        && let Some(located) = locate(broker, position).await?
-    {
-        return read(broker, vec![located]).await?.pop().ok_or_else(not_found);
+    let group = position.map(|position| position.group());
+    let group = group.filter(|group| broker.metadata.read(|metadata| metadata.groups.contains_key(group)));
+    if let (Some(group), Some(position)) = (group, position) {
+        let part = Part::Position {
+            position: position.as_i64(),
+        };
+        let found = read(broker, group, &part).await?;
+        if !found.value.is_null() {
+            return Ok(found);
+        }
     }
     // A client's own id is a key, and keys belong to topics.
     let topic = topic.ok_or_else(not_found)?;
-    messages_with_key(broker, topic, id, 1)
-        .await?
-        .pop()
-        .ok_or_else(not_found)
+    let mut found = by_key(broker, topic, id, 1).await?;
+    Ok(Read {
+        value: found.value.pop().ok_or_else(not_found)?,
+        stale: found.stale,
+    })
 }
 
-async fn by_place(broker: &Broker, topic: &str, queue: u32, offset: i64, max: Option<usize>) -> Result<Value, Problem> {
-    let bounds = broker.state.queue_bounds(topic, queue);
+/// Messages with a key in all Raft groups of a topic, newest first.
+async fn by_key(broker: &Arc<Broker>, name: &str, key: &str, max: usize) -> Result<Read<Vec<Value>>, Problem> {
+    let topic = broker
+        .topic(name)
+        .ok_or_else(|| Problem::not_found(format!("topic {name} does not exist")))?;
+    let part = Part::Key {
+        topic: name.to_owned(),
+        key: key.to_owned(),
+        max,
+    };
+    let (mut messages, mut stale) = (Vec::new(), false);
+    for (_, found) in read_all(broker, &topic.groups(), &part).await {
+        stale |= found.as_ref().is_none_or(|found| found.stale);
+        if let Some(Value::Array(found)) = found.map(|found| found.value) {
+            messages.extend(found);
+        }
+    }
+    messages.sort_by_key(|message| std::cmp::Reverse(message["stored_at"].as_i64()));
+    messages.truncate(max);
+    Ok(Read { value: messages, stale })
+}
+
+/// The message at a position of a replica; `null` if there is none.
+pub async fn at_position(replica: &Replica, position: i64) -> Result<Value, Problem> {
+    let Some(position) = Position::from_i64(position) else {
+        return Ok(Value::Null);
+    };
+    let Some(located) = locate(replica, position).await? else {
+        return Ok(Value::Null);
+    };
+    Ok(read_located(replica, vec![located]).await?.pop().unwrap_or_default())
+}
+
+/// Messages of a queue that a replica has.
+pub async fn by_place(
+    replica: &Replica,
+    topic: &str,
+    queue: u32,
+    offset: i64,
+    max: Option<usize>,
+) -> Result<Value, Problem> {
+    let bounds = replica.state.queue_bounds(topic, queue);
     let bounds = bounds.ok_or_else(|| Problem::not_found(format!("queue {queue} of {topic} does not exist")))?;
     let not_found = || {
         let (min, max) = (bounds.min_offset, bounds.max_offset);
@@ -95,9 +160,11 @@ async fn by_place(broker: &Broker, topic: &str, queue: u32, offset: i64, max: Op
         return Err(not_found());
     }
     let wanted = max.unwrap_or(1).clamp(1, MESSAGES_MAX);
-    let located = broker.state.locate(topic, queue, offset.max(bounds.min_offset), wanted);
+    let located = replica
+        .state
+        .locate(topic, queue, offset.max(bounds.min_offset), wanted);
     let located = located.map_err(|error| Problem::from(Failure::storage(&error)))?;
-    let mut found = read(broker, located).await?;
+    let mut found = read_located(replica, located).await?;
     if max.is_some() {
         Ok(items(found))
     } else {
@@ -105,31 +172,24 @@ async fn by_place(broker: &Broker, topic: &str, queue: u32, offset: i64, max: Op
     }
 }
 
-async fn by_key(broker: &Broker, topic: &str, key: &str, max: Option<usize>) -> Result<Value, Problem> {
-    if broker.state.topic(topic).is_none() {
-        return Err(Problem::not_found(format!("topic {topic} does not exist")));
-    }
-    Ok(items(
-        messages_with_key(broker, topic, key, max.unwrap_or(MESSAGES_MAX).clamp(1, MESSAGES_MAX)).await?,
-    ))
-}
-
-async fn messages_with_key(broker: &Broker, topic: &str, key: &str, max: usize) -> Result<Vec<Value>, Problem> {
-    let found = find_by_key(broker, topic, key, 0..=i64::MAX, max).await?;
-    let messages = read(broker, found.into_iter().map(|found| found.located).collect()).await?;
+/// Messages with a key that a replica has: a list.
+pub async fn with_key(replica: &Replica, topic: &str, key: &str, max: usize) -> Result<Value, Problem> {
+    let found = find_by_key(replica, topic, key, 0..=i64::MAX, max).await?;
+    let located = found.into_iter().map(|found| found.located).collect();
+    let mut messages = read_located(replica, located).await?;
     // The index holds hashes; the message says which keys it has.
-    let has_key = |message: &Value| {
+    messages.retain(|message| {
         let listed = message["keys"]
             .as_array()
             .is_some_and(|keys| keys.iter().any(|listed| listed == key));
         listed || message["properties"][properties::UNIQUE_KEY] == key
-    };
-    Ok(messages.into_iter().filter(has_key).collect())
+    });
+    Ok(Value::Array(messages))
 }
 
-async fn read(broker: &Broker, located: Vec<Located>) -> Result<Vec<Value>, Problem> {
+async fn read_located(replica: &Replica, located: Vec<Located>) -> Result<Vec<Value>, Problem> {
     let storage = |error: std::io::Error| Problem::from(Failure::storage(&error));
-    let mut reader = EntryReader::new(broker);
+    let mut reader = EntryReader::new(replica);
     let mut messages = Vec::with_capacity(located.len());
     let mut bytes = 0;
     for located in located {
@@ -142,12 +202,12 @@ async fn read(broker: &Broker, located: Vec<Located>) -> Result<Vec<Value>, Prob
         bytes += copy.len();
         let stored = wire::decode(&copy)
             .map_err(|error| storage(std::io::Error::new(std::io::ErrorKind::InvalidData, error.to_string())))?;
-        messages.push(document(&message_document(broker, stored)));
+        messages.push(document(&message_document(replica, stored)));
     }
     Ok(messages)
 }
 
-fn message_document(broker: &Broker, stored: wire::StoredMessage) -> Message {
+fn message_document(replica: &Replica, stored: wire::StoredMessage) -> Message {
     // A body that cannot be unfolded is shown as it is stored.
     let body = plain_body(stored.sys_flag, &stored.body).unwrap_or_else(|_| stored.body.clone());
     Message {
@@ -163,7 +223,7 @@ fn message_document(broker: &Broker, stored: wire::StoredMessage) -> Message {
         properties: properties::decode(&stored.properties),
         born_at: stored.born_timestamp,
         stored_at: stored.store_timestamp,
-        group: broker.group_name.clone(),
+        group: replica.name.clone(),
     }
 }
 
@@ -181,10 +241,10 @@ pub async fn send(broker: &Arc<Broker>, topic: &str, new: SendRequest) -> Result
     if let Some(fault) = body_fault(broker, body.len()) {
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, fault).refused());
     }
-    let queues = broker.state.topic(topic).map(|config| config.queues);
+    let queues = broker.queues_and_perm(topic).map(|(queues, _)| queues);
     let queue = match (new.queue, &new.ordering_key, queues) {
         (Some(queue), ..) => i32::try_from(queue).map_err(|_| Problem::malformed("queue: out of range").refused())?,
-        // The leader knows how many queues there are; and a topic unknown here is created there, or refused.
+        // Whose queue it is follows from the key; a topic unknown here is looked up, created or refused on its way.
         (None, Some(_), _) | (None, _, None | Some(0)) => -1,
         (None, None, Some(queues)) => (NEXT_QUEUE.fetch_add(1, Ordering::Relaxed) % queues) as i32,
     };
@@ -208,7 +268,7 @@ pub async fn send(broker: &Arc<Broker>, topic: &str, new: SendRequest) -> Result
         producer_group: PRODUCER_GROUP,
         topic,
         default_topic: flotilla_api::names::AUTO_CREATE_TOPIC,
-        default_topic_queues: i32::try_from(broker.settings.policy.default_queues).unwrap_or(i32::MAX),
+        default_topic_queues: i32::try_from(broker.policy().default_queues).unwrap_or(i32::MAX),
         queue,
         born_timestamp: now_ms(),
         properties: Some(&properties),
@@ -219,8 +279,7 @@ pub async fn send(broker: &Arc<Broker>, topic: &str, new: SendRequest) -> Result
     receipt(answer).map(|receipt| Answer {
         status: 200,
         body: document(&receipt),
-        // This node may not have applied yet what the leader stored.
-        epoch: epoch(broker).max(log_index(&receipt).unwrap_or_default()),
+        epoch: epoch(broker),
     })
 }
 
@@ -242,11 +301,6 @@ fn check_properties(new: &SendRequest) -> Result<(), Problem> {
         }
     }
     Ok(())
-}
-
-fn log_index(receipt: &SendReceipt) -> Option<u64> {
-    let (_, position) = message_id::decode(&receipt.message_id)?;
-    Some(Position::from_i64(position)?.log_index())
 }
 
 fn receipt(answer: Option<RemotingCommand>) -> Result<SendReceipt, Problem> {

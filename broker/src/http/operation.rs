@@ -1,11 +1,13 @@
-//! What can be asked of the admin API, as it travels from the node that was asked to the leader.
+//! What can be asked of the admin API: as a whole ([`Operation`]), and the part of it that only the leader of a Raft
+//! group can answer ([`Part`]), as it travels to that leader.
+
+use std::collections::BTreeMap;
 
 use flotilla_api::http::TopicSettings;
 use serde::{Deserialize, Serialize};
 
 /// One request of the admin API, without its HTTP form.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "operation", rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Operation {
     /// The cluster at a glance.
     Cluster,
@@ -27,13 +29,6 @@ pub enum Operation {
         group: String,
         /// The node.
         node: String,
-    },
-    /// A node whose disk was lost comes back under a new replica id.
-    Rejoin {
-        /// The node.
-        node: String,
-        /// Its new replica id.
-        replica: u64,
     },
     /// All topics.
     Topics,
@@ -77,11 +72,9 @@ impl Operation {
     /// It changes something.
     pub fn is_write(&self) -> bool {
         match self {
-            Self::Digest { .. }
-            | Self::TransferLeader { .. }
-            | Self::Rejoin { .. }
-            | Self::PutTopic { .. }
-            | Self::DeleteTopic { .. } => true,
+            Self::Digest { .. } | Self::TransferLeader { .. } | Self::PutTopic { .. } | Self::DeleteTopic { .. } => {
+                true
+            }
             Self::Cluster
             | Self::Groups
             | Self::Group { .. }
@@ -92,6 +85,68 @@ impl Operation {
             | Self::ConsumerGroup { .. }
             | Self::Messages { .. } => false,
         }
+    }
+}
+
+/// What the leader of one Raft group is asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "part", rename_all = "snake_case")]
+pub enum Part {
+    /// The Raft group itself.
+    Group,
+    /// Digests of all live replicas at one log index.
+    Digest,
+    /// Leadership goes to a node.
+    TransferLeader {
+        /// The node.
+        node: String,
+    },
+    /// How far its queues of a topic reach.
+    Queues {
+        /// The topic.
+        topic: String,
+    },
+    /// Members and subscriptions of the consumer groups it coordinates.
+    Members {
+        /// Of this one alone.
+        consumer_group: Option<String>,
+    },
+    /// How far consumer groups are in its queues.
+    Progress {
+        /// By consumer group, the topics it subscribes to: queues of those count from their beginning.
+        topics: BTreeMap<String, Vec<String>>,
+    },
+    /// Messages from a queue offset on.
+    Place {
+        /// The topic.
+        topic: String,
+        /// The queue.
+        queue: u32,
+        /// The first queue offset.
+        offset: i64,
+        /// At most so many; `None`: exactly the one at the offset.
+        max: Option<usize>,
+    },
+    /// Messages with a key.
+    Key {
+        /// The topic.
+        topic: String,
+        /// The key.
+        key: String,
+        /// At most so many.
+        max: usize,
+    },
+    /// The message at a position.
+    Position {
+        /// As clients see it.
+        position: i64,
+    },
+}
+
+impl Part {
+    /// It changes something.
+    pub fn is_write(&self) -> bool {
+        matches!(self, Self::Digest | Self::TransferLeader { .. })
     }
 }
 

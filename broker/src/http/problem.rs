@@ -6,6 +6,7 @@ use flotilla_api::http::{Outcome, Problem as Document};
 use flotilla_raft_store::error::{ProposeError, ReadError};
 use serde::{Deserialize, Serialize};
 
+use crate::controllers::NoController;
 use crate::error::Failure;
 use crate::state::Refusal;
 
@@ -97,10 +98,31 @@ impl From<ReadError> for Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let status = match refusal {
-            Refusal::TopicNotExist | Refusal::GroupNotExist => StatusCode::NOT_FOUND,
-            Refusal::FewerQueues | Refusal::NotWritable | Refusal::StaleGeneration => StatusCode::CONFLICT,
+            Refusal::TopicNotExist => StatusCode::NOT_FOUND,
+            Refusal::FewerQueues | Refusal::NotWritable | Refusal::StaleGeneration | Refusal::OtherTopic => {
+                StatusCode::CONFLICT
+            }
             Refusal::LimitReached(_) => StatusCode::TOO_MANY_REQUESTS,
             _ => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, refusal.to_string()).refused()
+    }
+}
+
+impl From<NoController> for Problem {
+    fn from(error: NoController) -> Self {
+        use flotilla_controller::state::Refusal;
+        let refusal = match error {
+            NoController::Unreachable(_) => return Self::unavailable(error.to_string()).refused(),
+            NoController::Unknown(_) => return Self::unavailable(error.to_string()).unknown(),
+            NoController::Refused(refusal) => refusal,
+        };
+        let status = match refusal {
+            Refusal::TopicNotExist | Refusal::GroupNotExist => StatusCode::NOT_FOUND,
+            Refusal::FewerQueues | Refusal::ReplicaNotExist => StatusCode::CONFLICT,
+            Refusal::NoGroups | Refusal::NotFounded => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::LimitReached(_) => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::Malformed | Refusal::AlreadyFounded | Refusal::QueueOutOfRange => StatusCode::BAD_REQUEST,
         };
         Self::new(status, refusal.to_string()).refused()
     }

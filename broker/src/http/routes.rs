@@ -96,12 +96,13 @@ async fn run(State(stage): State<Stage>, operation: Operation) -> Outcome {
     execute(broker(&stage)?, operation).await
 }
 
-/// Ready to take clients. A cluster without a quorum is ready, too: it answers what it can.
+/// Ready to take clients. A cluster without a quorum is ready, too: it answers what it can. A controller, which is no
+/// node and says nothing about itself to them, is ready as soon as it passes requests on.
 async fn readyz(State(stage): State<Stage>) -> Response {
     let ready = stage.get().is_some_and(|broker| {
         let here = broker.peers.node(&broker.node);
-        here.and_then(|node| node.info)
-            .is_some_and(|info| info.ready && !info.leaving)
+        let said = here.and_then(|node| node.info);
+        said.is_none_or(|info| info.ready && !info.leaving)
     });
     if ready {
         return "ready\n".into_response();

@@ -1,43 +1,51 @@
 //! Topics and their queues.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use axum::http::StatusCode;
 use flotilla_api::http::{Queue, QueueSegment, Queues, Retention, Topic, TopicSettings, TopicType};
 use flotilla_api::names::{is_system_topic, validate_topic};
+use flotilla_controller::metadata;
+use flotilla_controller::topic::{TopicConfig, TopicKind};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::answer::Answer;
-use super::execute::epoch;
+use super::execute::{Read, epoch, read_all};
 use super::json::{document, format_duration, items, parse_duration};
+use super::operation::Part;
 use super::problem::Problem;
-use crate::handlers::propose::now_ms;
 use crate::node::Broker;
-use crate::state::{Command, Reply, TopicConfig, TopicKind};
+use crate::replica::Replica;
+use crate::topic_changes;
 
 /// `GET /v1/topics`.
 pub fn list(broker: &Broker) -> Value {
+    let topics: Vec<_> = broker
+        .metadata
+        .read(|metadata| metadata.topics.values().cloned().collect());
     items(
-        broker
-            .state
-            .topics()
-            .into_iter()
-            .map(|config| document(&topic_document(broker, config)))
+        topics
+            .iter()
+            .map(|topic| document(&topic_document(broker, topic)))
             .collect(),
     )
 }
 
 /// `GET /v1/topics/{topic}`.
 pub fn one(broker: &Broker, topic: &str) -> Result<Value, Problem> {
-    Ok(document(&topic_document(broker, find(broker, topic)?)))
+    Ok(document(&topic_document(broker, &*find(broker, topic)?)))
 }
 
-fn find(broker: &Broker, topic: &str) -> Result<TopicConfig, Problem> {
+fn find(broker: &Broker, topic: &str) -> Result<Arc<metadata::Topic>, Problem> {
     broker
-        .state
         .topic(topic)
         .ok_or_else(|| Problem::not_found(format!("topic {topic} does not exist")))
 }
 
-fn topic_document(broker: &Broker, config: TopicConfig) -> Topic {
+fn topic_document(broker: &Broker, topic: &metadata::Topic) -> Topic {
+    let config = topic.config.clone();
     Topic {
         topic: config.name,
         queues: config.queues,
@@ -53,30 +61,31 @@ fn topic_document(broker: &Broker, config: TopicConfig) -> Topic {
             time: config.retention_ms.map(format_duration),
             bytes: config.retention_bytes,
         },
-        groups: vec![broker.group_name.clone()],
+        groups: topic
+            .groups()
+            .into_iter()
+            .map(|group| broker.group_name(group))
+            .collect(),
         attributes: config.attributes,
     }
 }
 
 /// `PUT /v1/topics/{topic}`: 201 when it is new, 200 when it was there.
-pub async fn put(broker: &Broker, topic: &str, settings: &TopicSettings) -> Result<Answer, Problem> {
+pub async fn put(broker: &Arc<Broker>, topic: &str, settings: &TopicSettings) -> Result<Answer, Problem> {
     validate_topic(topic).map_err(|error| Problem::malformed(error.to_string()).refused())?;
     if is_system_topic(topic) {
         return Err(Problem::new(StatusCode::CONFLICT, format!("{topic} is a system topic")).refused());
     }
-    let groups = settings.groups.iter().flatten();
-    if let Some(unknown) = groups.into_iter().find(|group| **group != broker.group_name) {
-        return Err(Problem::malformed(format!("raft group {unknown} does not exist")).refused());
-    }
     // What is changed below is what every earlier change left.
-    broker.group.read_index().await.map_err(crate::error::Failure::from)?;
-    let existing = broker.state.topic(topic);
-    let status = if existing.is_some() {
-        StatusCode::OK
-    } else {
-        StatusCode::CREATED
-    };
-    let mut config = existing.unwrap_or_else(|| TopicConfig::new(topic, broker.settings.policy.default_queues));
+    topic_changes::catch_up(broker).await;
+    let mut groups = Vec::new();
+    for group in settings.groups.iter().flatten() {
+        let number = broker.metadata.read(|metadata| metadata.group_number(group));
+        let unknown = || Problem::malformed(format!("raft group {group} does not exist")).refused();
+        groups.push(number.ok_or_else(unknown)?);
+    }
+    let existing = broker.topic(topic).map(|topic| topic.config.clone());
+    let mut config = existing.unwrap_or_else(|| TopicConfig::new(topic, broker.policy().default_queues));
     if let Some(queues) = settings.queues {
         config.queues = queues;
     }
@@ -98,15 +107,8 @@ pub async fn put(broker: &Broker, topic: &str, settings: &TopicSettings) -> Resu
         };
         config.retention_bytes = retention.bytes;
     }
-    propose(
-        broker,
-        &Command::PutTopic {
-            config,
-            if_absent: false,
-            now_ms: now_ms(),
-        },
-    )
-    .await?;
+    let (created, _) = topic_changes::put(broker, config, false, groups).await?;
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(Answer {
         status: status.as_u16(),
         body: one(broker, topic)?,
@@ -115,54 +117,75 @@ pub async fn put(broker: &Broker, topic: &str, settings: &TopicSettings) -> Resu
 }
 
 /// `DELETE /v1/topics/{topic}`.
-pub async fn delete(broker: &Broker, topic: &str) -> Result<Answer, Problem> {
-    propose(
-        broker,
-        &Command::DeleteTopic {
-            topic: topic.to_owned(),
-        },
-    )
-    .await?;
+pub async fn delete(broker: &Arc<Broker>, topic: &str) -> Result<Answer, Problem> {
+    let epoch = topic_changes::delete(broker, topic).await?;
     Ok(Answer {
         status: StatusCode::NO_CONTENT.as_u16(),
         body: Value::Null,
-        epoch: epoch(broker),
+        epoch,
     })
 }
 
-async fn propose(broker: &Broker, command: &Command) -> Result<(), Problem> {
-    let proposed = broker.group.propose(vec![command.encode()]).await?;
-    match proposed.replies.into_iter().next() {
-        Some(Reply::Refused(refusal)) => Err(refusal.into()),
-        _ => Ok(()),
-    }
+/// How far the queues of a topic reach that one Raft group has.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Bounds {
+    /// By queue number: minimum and maximum offset.
+    queues: BTreeMap<u32, (i64, i64)>,
+}
+
+/// [`Bounds`] of a replica.
+pub fn bounds(replica: &Replica, topic: &str) -> Value {
+    let queues = replica.state.queues_of(topic).into_iter().filter_map(|queue| {
+        let bounds = replica.state.queue_bounds(topic, queue)?;
+        Some((queue, (bounds.min_offset, bounds.max_offset)))
+    });
+    json!(Bounds {
+        queues: queues.collect(),
+    })
 }
 
 /// `GET /v1/topics/{topic}/queues`.
-pub fn queues(broker: &Broker, topic: &str) -> Result<Value, Problem> {
-    let config = find(broker, topic)?;
-    let leader = broker.group.leadership().leader;
-    let queues = (0..config.queues).filter_map(|queue| {
-        let bounds = broker.state.queue_bounds(topic, queue)?;
-        let segment = QueueSegment {
-            generation: u64::from(bounds.generation),
-            group: broker.group_name.clone(),
-            start_offset: 0,
-            end_offset: None,
-        };
+pub async fn queues(broker: &Arc<Broker>, name: &str) -> Result<Read<Value>, Problem> {
+    let topic = find(broker, name)?;
+    let part = Part::Queues { topic: name.to_owned() };
+    let mut stale = false;
+    let mut known = BTreeMap::new();
+    for (_, found) in read_all(broker, &topic.groups(), &part).await {
+        stale |= found.as_ref().is_none_or(|found| found.stale);
+        let bounds = found.and_then(|found| serde_json::from_value::<Bounds>(found.value).ok());
+        known.extend(bounds.unwrap_or_default().queues);
+    }
+    let queues = topic.queues.iter().zip(0..).filter_map(|(segments, queue)| {
+        let open = segments.last()?;
+        let (min_offset, max_offset) = known.get(&queue).copied().unwrap_or((open.start, open.start));
         Some(Queue {
             queue,
-            group: broker.group_name.clone(),
-            leader: leader.as_deref().map(str::to_owned),
-            min_offset: bounds.min_offset,
-            max_offset: bounds.max_offset,
-            segments: vec![segment],
+            group: broker.group_name(open.group),
+            leader: broker.leadership(open.group).leader.as_deref().map(str::to_owned),
+            min_offset,
+            max_offset,
+            segments: segments
+                .iter()
+                .map(|segment| segment_document(broker, segment))
+                .collect(),
         })
     });
     let queues = Queues {
-        topic: topic.to_owned(),
+        topic: name.to_owned(),
         epoch: epoch(broker),
         queues: queues.collect(),
     };
-    Ok(json!(queues))
+    Ok(Read {
+        value: json!(queues),
+        stale,
+    })
+}
+
+fn segment_document(broker: &Broker, segment: &metadata::Segment) -> QueueSegment {
+    QueueSegment {
+        generation: u64::from(segment.generation),
+        group: broker.group_name(segment.group),
+        start_offset: segment.start,
+        end_offset: segment.end,
+    }
 }

@@ -14,9 +14,7 @@ use crate::kv::Kv;
 use crate::queue_index::{Located, QueueIndex, locate_in_batch};
 use crate::state::records::QueueId;
 use crate::state::topics::Queue;
-use crate::state::{
-    GroupShape, Join, Lock, Member, State, Subscription, SubscriptionGroupConfig, TopicConfig, key_hash,
-};
+use crate::state::{GroupShape, Join, Lock, Member, State, Subscription, key_hash};
 
 /// How far a queue reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,22 +109,32 @@ impl StateReader {
         *self.shared.digest.lock()
     }
 
-    /// A topic's settings.
-    pub fn topic(&self, name: &str) -> Option<TopicConfig> {
-        self.with(|state| state.topics.get(name).map(|topic| topic.config.clone()))
+    /// The controller's id of a topic and the version of its assignment, if queues of it are here.
+    pub fn topic_identity(&self, name: &str) -> Option<(u64, u64)> {
+        self.with(|state| state.topics.get(name).map(|topic| (topic.uid, topic.version)))
     }
 
-    /// Number of queues and permissions of a topic, which every send and pull asks for.
-    pub fn queues_and_perm(&self, topic: &str) -> Option<(u32, u8)> {
+    /// The version of a topic's assignment.
+    pub fn topic_version(&self, name: &str) -> Option<u64> {
+        self.topic_identity(name).map(|(_, version)| version)
+    }
+
+    /// Topics with queues here.
+    pub fn topic_names(&self) -> Vec<String> {
+        self.with(|state| state.topics.iter().map(|topic| topic.config.name.clone()).collect())
+    }
+
+    /// Numbers of a topic's queues that are here.
+    pub fn queues_of(&self, topic: &str) -> Vec<u32> {
         self.with(|state| {
-            let config = &state.topics.get(topic)?.config;
-            Some((config.queues, config.perm))
+            let topic = state.topics.get(topic);
+            topic.map_or_else(Vec::new, |topic| topic.queues().map(|(number, _)| number).collect())
         })
     }
 
-    /// All topics by name.
-    pub fn topics(&self) -> Vec<TopicConfig> {
-        self.with(|state| state.topics.iter().map(|topic| topic.config.clone()).collect())
+    /// The generation of a queue's open segment, if it is here.
+    pub fn generation(&self, topic: &str, queue: u32) -> Option<u32> {
+        self.with(|state| state.topics.queue(topic, queue).map(|(_, queue)| queue.generation))
     }
 
     /// How far a queue reaches; `None` if topic or queue do not exist.
@@ -184,19 +192,9 @@ impl StateReader {
         self.with(|state| state.consumer_offsets.groups_of_topic(topic))
     }
 
-    /// Settings of a subscription group.
-    pub fn subscription_group(&self, name: &str) -> Option<SubscriptionGroupConfig> {
-        self.with(|state| state.subscription_groups.get(name).cloned())
-    }
-
-    /// All subscription groups by name.
-    pub fn subscription_groups(&self) -> Vec<SubscriptionGroupConfig> {
-        self.with(|state| state.subscription_groups.iter().cloned().collect())
-    }
-
     /// True if a heartbeat would change anything: only then it is worth a command.
     pub fn would_change(&self, join: &Join) -> bool {
-        self.with(|state| state.would_change(join))
+        self.with(|state| state.coordinator.would_change(join))
     }
 
     /// Members of a consumer group by client id.

@@ -2,7 +2,7 @@
 //!
 //! Called on the apply path: everything here only wakes or notes, nothing waits.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use flotilla_raft_store::log_id::LogId;
 use tracing::info;
@@ -11,11 +11,14 @@ use crate::connection_table::ConnectionTable;
 use crate::long_poll::ParkedPulls;
 use crate::machine::Events;
 use crate::membership;
+use crate::node::Broker;
 
 /// Wires apply to parked pulls, client connections and the log.
 #[derive(Debug)]
 pub struct NodeEvents {
-    pub(super) node: String,
+    /// The Raft group's number and name.
+    pub(super) group: (u16, String),
+    pub(super) broker: Weak<Broker>,
     pub(super) parked: Arc<ParkedPulls>,
     pub(super) connections: Arc<ConnectionTable>,
 }
@@ -27,17 +30,23 @@ impl Events for NodeEvents {
 
     fn membership_changed(&self, consumer_group: &str) {
         membership::notify_consumers(&self.connections, consumer_group);
+        // One replica tells the nodes that have none.
+        if let Some(broker) = self.broker.upgrade()
+            && broker.led(self.group.0).is_some()
+        {
+            membership::notify_other_nodes(&broker, self.group.0, consumer_group.to_owned());
+        }
     }
 
     fn digest(&self, nonce: u64, log_id: LogId, value: u64) {
-        info!(node_id = self.node, nonce, %log_id, value = format!("{value:016x}"), "digest point");
+        info!(group = self.group.1, nonce, %log_id, value = format!("{value:016x}"), "digest point");
     }
 
     fn leadership(&self, term: u64, leader: bool) {
         if leader {
-            info!(node_id = self.node, term, "became leader");
+            info!(group = self.group.1, term, "became leader");
         } else {
-            info!(node_id = self.node, term, "lost leadership");
+            info!(group = self.group.1, term, "lost leadership");
         }
     }
 }

@@ -44,7 +44,7 @@ pub struct BoundPorts {
     pub grpc: Option<u16>,
     /// Other nodes.
     pub peer: u16,
-    /// Controllers do not exist yet.
+    /// Controllers, in a process that holds one.
     pub controller: Option<u16>,
 }
 
@@ -85,7 +85,8 @@ impl Listeners {
     }
 }
 
-fn bind(address: IpAddr, port: u16) -> io::Result<TcpListener> {
+/// Listens on a port.
+pub fn bind(address: IpAddr, port: u16) -> io::Result<TcpListener> {
     let bound = || {
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()

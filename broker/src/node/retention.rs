@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::Broker;
 use crate::config::OnDiskPressure;
 use crate::handlers::propose::now_ms;
+use crate::replica::Replica;
 use crate::state::{Command, Reply};
 
 /// Between two looks at the disk.
@@ -29,8 +30,20 @@ const TRIM_ENTRIES_MIN: u64 = 64;
 const PRESSURE_STEP_PERCENT: u64 = 10;
 const HOUR_MS: u64 = 3_600_000;
 
-/// Looks at disk and messages until `stop` says true.
-pub async fn keep(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
+/// Looks at the disk until `stop` says true.
+pub async fn watch_disk(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => look_at_disk(&broker),
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Removes what one replica need not keep until `stop` says true.
+pub async fn keep(broker: Arc<Broker>, replica: Arc<Replica>, mut stop: watch::Receiver<bool>) {
     let mut removed_to = 0;
     let mut looks = 0_u64;
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
@@ -40,19 +53,18 @@ pub async fn keep(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
             _ = ticks.tick() => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-        look_at_disk(&broker);
-        if looks.is_multiple_of(LOOKS_PER_DECISION) && broker.group.is_leader() {
-            decide(&broker).await;
+        if looks.is_multiple_of(LOOKS_PER_DECISION) && replica.group.is_leader() {
+            decide(&broker, &replica).await;
         }
         looks += 1;
-        let trimmed = broker.state.trimmed();
+        let trimmed = replica.state.trimmed();
         if trimmed > removed_to {
-            match broker.group.trim(trimmed).await {
+            match replica.group.trim(trimmed).await {
                 Ok(bytes) => {
                     removed_to = trimmed;
-                    info!(log_index = trimmed, bytes, "removed log files");
+                    info!(group = replica.name, log_index = trimmed, bytes, "removed log files");
                 }
-                Err(error) => warn!(%error, "remove log files"),
+                Err(error) => warn!(group = replica.name, %error, "remove log files"),
             }
         }
     }
@@ -67,11 +79,11 @@ fn look_at_disk(broker: &Broker) {
     }
 }
 
-async fn decide(broker: &Arc<Broker>) {
-    let reader = broker.clone();
+async fn decide(broker: &Arc<Broker>, replica: &Arc<Replica>) {
+    let (settings, reader) = (broker.settings.clone(), replica.clone());
     // Reads the queue index of every queue: not on the tasks that serve clients.
     let point = tokio::task::spawn_blocking(move || {
-        let policy = &reader.settings.policy;
+        let policy = &settings.policy;
         let status = reader.group.status();
         let by_time = reader
             .state
@@ -83,8 +95,8 @@ async fn decide(broker: &Arc<Broker>) {
         };
         let by_bytes = log.by_bytes(policy.retention_bytes);
         // One file is being written and stays: without a second, forgetting messages frees nothing.
-        let frees = policy.on_disk_pressure == OnDiskPressure::Delete && log.bytes > 2 * reader.settings.log.file_bytes;
-        let used = if frees { used_percent(&reader.settings.data) } else { 0 };
+        let frees = policy.on_disk_pressure == OnDiskPressure::Delete && log.bytes > 2 * settings.log.file_bytes;
+        let used = if frees { used_percent(&settings.data) } else { 0 };
         let by_disk = log.by_disk(used, policy.disk_used_percent_max);
         Ok::<_, std::io::Error>((by_time.max(by_bytes).max(by_disk), log.trimmed))
     });
@@ -94,7 +106,7 @@ async fn decide(broker: &Arc<Broker>) {
         Ok(Err(error)) => return warn!(%error, "look for what retention may remove"),
         Err(error) => return warn!(%error, "look for what retention may remove"),
     };
-    match broker
+    match replica
         .group
         .propose(vec![Command::Trim { log_index: point }.encode()])
         .await

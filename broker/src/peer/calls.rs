@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! request: kind: u8 | number: u64 | time left in ms: u32 | payload
+//! cancel:  255 | number: u64
 //! answer:  status: u8, 0 is done | number: u64 | payload, or the text of a failure
 //! ```
 //!
 //! Holds: at most [`CALLS_IN_FLIGHT_MAX`] requests wait; every one of them ends, with its answer, with its deadline
 //! or with the connection. A failure of the kind `NotConnected` surely left nothing at the other node; after any
-//! other, the outcome is unknown. The serving side stops what a connection asked for when the connection closes.
+//! other, the outcome is unknown. The serving side stops what a connection asked for when the connection closes, and
+//! what a caller gave up when it says so: a parked pull does not outlive its client.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,7 +20,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_raft_store::transport::{FrameReceiver, FrameSender};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
@@ -35,6 +37,8 @@ pub enum CallKind {
     Info,
     /// An operation of the admin API.
     Admin,
+    /// A question to a controller.
+    Controller,
 }
 
 impl CallKind {
@@ -43,6 +47,7 @@ impl CallKind {
             Self::Forward => 0,
             Self::Info => 1,
             Self::Admin => 2,
+            Self::Controller => 3,
         }
     }
 
@@ -51,6 +56,7 @@ impl CallKind {
             0 => Some(Self::Forward),
             1 => Some(Self::Info),
             2 => Some(Self::Admin),
+            3 => Some(Self::Controller),
             _ => None,
         }
     }
@@ -61,6 +67,9 @@ const WRITER_QUEUE_MAX: usize = 1024;
 /// Frames written by one system call.
 const WRITE_BATCH_MAX: usize = 64;
 const REQUEST_HEAD_BYTES: usize = 13;
+/// The kind byte of a cancellation.
+const CANCEL: u8 = 255;
+const CANCEL_BYTES: usize = 9;
 const ANSWER_HEAD_BYTES: usize = 9;
 
 type Waiting = HashMap<u64, oneshot::Sender<io::Result<Bytes>>>;
@@ -141,7 +150,7 @@ impl CallConnection {
             number
         };
         let _forget = Forget {
-            pending: &self.pending,
+            connection: self,
             number,
         };
         let left = deadline.saturating_duration_since(Instant::now()).as_millis();
@@ -158,15 +167,22 @@ impl CallConnection {
     }
 }
 
-/// Removes a call's entry however the call ends.
+/// Removes a call's entry however the call ends, and cancels it if nobody waits for its answer any more.
 struct Forget<'a> {
-    pending: &'a Mutex<Pending>,
+    connection: &'a CallConnection,
     number: u64,
 }
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.pending.lock().waiting.remove(&self.number);
+        let given_up = self.connection.pending.lock().waiting.remove(&self.number).is_some();
+        if given_up {
+            let mut cancel = BytesMut::with_capacity(CANCEL_BYTES);
+            cancel.put_u8(CANCEL);
+            cancel.put_u64(self.number);
+            // Without room the other side ends the call by its deadline.
+            let _ = self.connection.outgoing.try_send(vec![cancel.freeze()]);
+        }
     }
 }
 
@@ -211,15 +227,32 @@ pub(super) async fn serve_calls(
     let (answers, queued) = mpsc::channel(WRITER_QUEUE_MAX);
     let reader = async {
         let mut served = JoinSet::new();
+        let mut under_way = HashMap::new();
         while let Some(frame) = receiver.receive().await? {
-            while served.try_join_next().is_some() {}
-            if served.len() >= CALLS_SERVED_MAX {
-                served.join_next().await;
+            while let Some(ended) = served.try_join_next_with_id() {
+                forget(&mut under_way, ended);
             }
+            if let Some(number) = cancelled(&frame) {
+                if let Some(task) = under_way.remove(&number) {
+                    let task: AbortHandle = task;
+                    task.abort();
+                }
+                continue;
+            }
+            if served.len() >= CALLS_SERVED_MAX
+                && let Some(ended) = served.join_next_with_id().await
+            {
+                forget(&mut under_way, ended);
+            }
+            let number = number_of(&frame);
             // Begun here, in the order of arrival: what a client sends one after another is proposed in that order.
             let mut call = Box::pin(serve_call(frame, from.to_owned(), handler.clone(), answers.clone()));
             if futures_util::poll!(&mut call).is_pending() {
-                served.spawn(call);
+                let task = served.spawn(async move {
+                    call.await;
+                    number
+                });
+                under_way.insert(number, task);
             }
         }
         Ok(())
@@ -228,6 +261,25 @@ pub(super) async fn serve_calls(
         outcome = write_frames(sender, queued) => outcome,
         outcome = reader => outcome,
     }
+}
+
+/// Takes a call that ended off the list.
+fn forget(under_way: &mut HashMap<u64, AbortHandle>, ended: Result<(Id, u64), JoinError>) {
+    match ended {
+        Ok((_, number)) => drop(under_way.remove(&number)),
+        // Cancelled, and off the list since; or it panicked, which is rare enough to search for it.
+        Err(error) => under_way.retain(|_, task| task.id() != error.id()),
+    }
+}
+
+/// The number of a call, which stands in the same place in all frames of a caller.
+fn number_of(frame: &[u8]) -> u64 {
+    let number = frame.get(1..9).and_then(|bytes| bytes.try_into().ok());
+    number.map_or(0, u64::from_be_bytes)
+}
+
+fn cancelled(frame: &[u8]) -> Option<u64> {
+    (frame.first() == Some(&CANCEL) && frame.len() == CANCEL_BYTES).then(|| number_of(frame))
 }
 
 async fn serve_call(mut frame: Bytes, from: String, handler: Arc<dyn PeerHandler>, answers: mpsc::Sender<Vec<Bytes>>) {

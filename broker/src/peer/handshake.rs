@@ -1,9 +1,12 @@
 //! The first bytes on a connection between nodes.
 //!
 //! ```text
-//! dialler:  magic "FLTP" | version: u16 | purpose: u8 | group identity: 28 | from: u8 length, bytes | to: u8 length, bytes
+//! dialler:  magic "FLTP" | version: u16 | purpose: u8 | group identity: 28 | replica: u64 | from: u8 length, bytes | to: u8 length, bytes
 //! listener: status: u8, 0 is welcome | text: u8 length, bytes (the reason of a refusal)
 //! ```
+//!
+//! The replica is the one the dialler means: another one at that address refuses. Calls are for no Raft group in particular: their identity names the cluster alone. A dialler that has not joined a
+//! cluster yet names none, which only controllers accept; one that knows an address but no name leaves `to` empty.
 
 use std::fmt;
 use std::io;
@@ -69,6 +72,8 @@ pub enum Refusal {
     Stranger,
     /// Meant for another node.
     Address,
+    /// Another replica of the Raft group: the one it is for is gone.
+    Replica,
     /// This node does not take part yet; try again.
     NotReady,
     /// Too many connections.
@@ -76,13 +81,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Magic,
         Self::Version,
         Self::Cluster,
         Self::Group,
         Self::Stranger,
         Self::Address,
+        Self::Replica,
         Self::NotReady,
         Self::Limit,
     ];
@@ -107,6 +113,7 @@ impl Refusal {
             Self::Group => "group",
             Self::Stranger => "stranger",
             Self::Address => "address",
+            Self::Replica => "replica",
             Self::NotReady => "not_ready",
             Self::Limit => "limit",
         }
@@ -122,6 +129,7 @@ impl fmt::Display for Refusal {
             Self::Group => "another raft group",
             Self::Stranger => "not a member of this cluster",
             Self::Address => "this address belongs to another node",
+            Self::Replica => "another replica of the raft group",
             Self::NotReady => "not taking part yet",
             Self::Limit => "too many connections",
         })
@@ -135,6 +143,8 @@ pub struct Hello {
     pub channel: Channel,
     /// Which cluster and Raft group the dialler belongs to.
     pub identity: GroupIdentity,
+    /// The Raft id of the replica it is for; 0 of calls.
+    pub replica: u64,
     /// The dialler.
     pub from: String,
     /// The node it wants.
@@ -149,6 +159,7 @@ impl Hello {
         bytes.extend_from_slice(&VERSION.to_be_bytes());
         bytes.push(self.channel.to_byte());
         bytes.extend_from_slice(&self.identity.to_bytes());
+        bytes.extend_from_slice(&self.replica.to_be_bytes());
         put_text(&mut bytes, &self.from);
         put_text(&mut bytes, &self.to);
         stream.write_all(&bytes).await?;
@@ -168,7 +179,7 @@ impl Hello {
 
     /// Reads what the dialler says; what is not a peer is an inner `Err`.
     pub async fn receive<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Result<Self, Refusal>> {
-        let mut head = [0; 7 + GroupIdentity::BYTES];
+        let mut head = [0; 7 + GroupIdentity::BYTES + 8];
         stream.read_exact(&mut head[..4]).await?;
         if head[..4] != MAGIC {
             return Ok(Err(Refusal::Magic));
@@ -180,10 +191,13 @@ impl Hello {
             return Ok(Err(Refusal::Version));
         };
         let mut identity = [0; GroupIdentity::BYTES];
-        identity.copy_from_slice(&head[7..]);
+        identity.copy_from_slice(&head[7..7 + GroupIdentity::BYTES]);
+        let mut replica = [0; 8];
+        replica.copy_from_slice(&head[7 + GroupIdentity::BYTES..]);
         Ok(Ok(Self {
             channel,
             identity: GroupIdentity::from_bytes(identity),
+            replica: u64::from_be_bytes(replica),
             from,
             to,
         }))
@@ -232,6 +246,7 @@ mod tests {
         Hello {
             channel,
             identity,
+            replica: 7,
             from: "n1".into(),
             to: "n2".into(),
         }

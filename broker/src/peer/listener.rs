@@ -17,24 +17,36 @@ use tracing::{debug, warn};
 use super::calls::{CallKind, serve_calls};
 use super::handshake::{self, Channel, Hello, Refusal};
 use super::stream::{PeerReceiver, PeerSender, split, tune};
-use super::{CONNECT_TIMEOUT, PEER_CONNECTIONS_MAX, Peers};
+use super::{CONNECT_TIMEOUT, PEER_CONNECTIONS_MAX};
+use crate::metrics::Metrics;
 
-/// What a node does with its peers' connections.
+/// What a process does with its peers' connections.
 pub trait PeerHandler: Send + Sync + 'static {
-    /// True once the Raft group takes connections.
-    fn takes_part(&self) -> bool;
+    /// Whether this peer may come in.
+    fn admit(&self, hello: &Hello) -> Result<(), Refusal>;
 
-    /// Serves a connection of the Raft group until it closes.
-    fn raft(&self, purpose: Purpose, sender: PeerSender, receiver: PeerReceiver) -> BoxFuture<'static, io::Result<()>>;
+    /// Serves a connection of a Raft group until it closes.
+    fn raft(
+        &self,
+        identity: GroupIdentity,
+        purpose: Purpose,
+        sender: PeerSender,
+        receiver: PeerReceiver,
+    ) -> BoxFuture<'static, io::Result<()>>;
 
     /// Answers a call; an `Err` is a text for the other node's log, and an unknown outcome for its caller.
-    fn call(&self, kind: CallKind, request: Bytes, deadline: Instant) -> BoxFuture<'static, Result<Bytes, String>>;
+    fn call(
+        self: Arc<Self>,
+        kind: CallKind,
+        request: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Bytes, String>>;
 }
 
 /// Accepts peers until `stop` says true; then closes what is open.
 pub async fn serve_peers(
     listener: TcpListener,
-    peers: Arc<Peers>,
+    metrics: Arc<Metrics>,
     handler: Arc<dyn PeerHandler>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -48,9 +60,10 @@ pub async fn serve_peers(
         };
         match accepted {
             Ok((stream, address)) => {
-                let (peers, handler, permit) = (peers.clone(), handler.clone(), permits.clone().try_acquire_owned());
+                let (metrics, handler, permit) =
+                    (metrics.clone(), handler.clone(), permits.clone().try_acquire_owned());
                 open.spawn(async move {
-                    if let Err(error) = welcome(stream, &peers, handler, permit.is_ok()).await {
+                    if let Err(error) = welcome(stream, &metrics, handler, permit.is_ok()).await {
                         debug!(%address, %error, "peer connection ended");
                     }
                     drop(permit);
@@ -67,63 +80,40 @@ pub async fn serve_peers(
 
 async fn welcome(
     mut stream: TcpStream,
-    peers: &Peers,
+    metrics: &Metrics,
     handler: Arc<dyn PeerHandler>,
     has_room: bool,
 ) -> io::Result<()> {
     tune(&stream)?;
     let hello = timeout(CONNECT_TIMEOUT, Hello::receive(&mut stream)).await??;
     let verdict = hello.and_then(|hello| {
-        judge(&hello, peers, has_room, handler.takes_part())
-            .map(|()| hello.clone())
-            .inspect_err(|refusal| {
-                // A peer that comes back before this node is ready is everyday life; a wrong identity is not.
-                if !matches!(refusal, Refusal::NotReady) {
-                    warn!(from = hello.from, to = hello.to, identity = %hello.identity, %refusal, "refused a peer");
-                }
-            })
+        let admitted = if has_room {
+            handler.admit(&hello)
+        } else {
+            Err(Refusal::Limit)
+        };
+        admitted.map(|()| hello.clone()).inspect_err(|refusal| {
+            // A peer that comes back before this node is ready is everyday life; a wrong identity is not.
+            if !matches!(refusal, Refusal::NotReady) {
+                warn!(from = hello.from, to = hello.to, identity = %hello.identity, %refusal, "refused a peer");
+            }
+        })
     });
     match verdict {
         Ok(hello) => {
             timeout(CONNECT_TIMEOUT, handshake::answer(&mut stream, Ok(()))).await??;
-            let sent = peers
-                .metrics()
-                .transfer_bytes
-                .with_label_values(&[hello.channel.name()]);
+            let sent = metrics.transfer_bytes.with_label_values(&[hello.channel.name()]);
             let (sender, receiver) = split(stream, sent);
             match hello.channel {
-                Channel::Raft(purpose) => handler.raft(purpose, sender, receiver).await,
+                Channel::Raft(purpose) => handler.raft(hello.identity, purpose, sender, receiver).await,
                 Channel::Calls => serve_calls(sender, receiver, &hello.from, handler).await,
             }
         }
         Err(refusal) => {
-            peers.metrics().peers_refused.with_label_values(&[refusal.name()]).inc();
+            metrics.peers_refused.with_label_values(&[refusal.name()]).inc();
             timeout(CONNECT_TIMEOUT, handshake::answer(&mut stream, Err(refusal))).await??;
             // The reason must arrive: an orderly close.
             socket2::SockRef::from(&stream).set_linger(None)
         }
     }
-}
-
-fn judge(hello: &Hello, peers: &Peers, has_room: bool, takes_part: bool) -> Result<(), Refusal> {
-    let ours: GroupIdentity = peers.identity();
-    if hello.identity.cluster != ours.cluster {
-        return Err(Refusal::Cluster);
-    }
-    if hello.identity != ours {
-        return Err(Refusal::Group);
-    }
-    if hello.to != peers.local_name() {
-        return Err(Refusal::Address);
-    }
-    if peers.address(&hello.from).is_none() {
-        return Err(Refusal::Stranger);
-    }
-    if !has_room {
-        return Err(Refusal::Limit);
-    }
-    if matches!(hello.channel, Channel::Raft(_)) && !takes_part {
-        return Err(Refusal::NotReady);
-    }
-    Ok(())
 }

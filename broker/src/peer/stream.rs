@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use flotilla_raft_store::identity::GroupIdentity;
 use flotilla_raft_store::transport::{FrameReceiver, FrameSender, Purpose, Transport};
 use prometheus::IntCounter;
 use socket2::{SockRef, TcpKeepalive};
@@ -12,8 +13,9 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use super::handshake::{Channel, Hello};
+use super::handshake::Hello;
 use super::{CONNECT_TIMEOUT, PEER_FRAME_BYTES_MAX, Peers, SEND_STALL_MAX};
+use crate::metrics::Metrics;
 
 /// Small frames are read several at a time; larger ones go past this buffer straight into their own.
 const READ_BUFFER_BYTES: usize = 16 << 10;
@@ -59,24 +61,13 @@ pub(super) fn split(stream: TcpStream, sent_bytes: IntCounter) -> (PeerSender, P
     )
 }
 
-/// Dials `to` and shakes hands.
-pub(super) async fn dial(peers: &Peers, to: &str, channel: Channel) -> io::Result<(PeerSender, PeerReceiver)> {
-    let address = peers
-        .address(to)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("{to} is not a member of this cluster")))?;
+/// Dials `address` and shakes hands.
+pub(super) async fn dial(address: &str, hello: &Hello, metrics: &Metrics) -> io::Result<(PeerSender, PeerReceiver)> {
     let mut stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
     tune(&stream)?;
-    let hello = Hello {
-        channel,
-        identity: peers.identity(),
-        from: peers.local_name().to_owned(),
-        to: to.to_owned(),
-    };
     timeout(CONNECT_TIMEOUT, hello.send(&mut stream)).await??;
-    Ok(split(
-        stream,
-        peers.metrics().transfer_bytes.with_label_values(&[channel.name()]),
-    ))
+    let sent = metrics.transfer_bytes.with_label_values(&[hello.channel.name()]);
+    Ok(split(stream, sent))
 }
 
 impl PeerSender {
@@ -172,16 +163,17 @@ impl FrameReceiver for PeerReceiver {
     }
 }
 
-/// Dials members of the Raft group by name.
+/// Dials members of one Raft group by name.
 #[derive(Clone, Debug)]
 pub struct PeerTransport {
     peers: Arc<Peers>,
+    identity: GroupIdentity,
 }
 
 impl PeerTransport {
-    /// A transport over the members `peers` knows.
-    pub fn new(peers: Arc<Peers>) -> Self {
-        Self { peers }
+    /// A transport of the group `identity` over the members `peers` knows.
+    pub fn new(peers: Arc<Peers>, identity: GroupIdentity) -> Self {
+        Self { peers, identity }
     }
 }
 
@@ -189,8 +181,8 @@ impl Transport for PeerTransport {
     type Sender = PeerSender;
     type Receiver = PeerReceiver;
 
-    async fn connect(&self, name: &str, purpose: Purpose) -> io::Result<(PeerSender, PeerReceiver)> {
-        dial(&self.peers, name, Channel::Raft(purpose)).await
+    async fn connect(&self, replica: u64, name: &str, purpose: Purpose) -> io::Result<(PeerSender, PeerReceiver)> {
+        self.peers.dial(name, purpose, self.identity, replica).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! All members as one node sees them: where they are, whether they live, and one connection for calls to each.
+//! All nodes as one process sees them: where they are, whether they live, and one connection for calls to each.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,21 +8,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flotilla_raft_store::identity::GroupIdentity;
+use flotilla_raft_store::transport::Purpose;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tracing::{debug, info};
 
-use super::calls::{CallConnection, CallKind};
-use super::handshake::Channel;
-use super::stream::dial;
+use super::calls::CallKind;
+use super::handshake::{Channel, Hello};
+use super::line::Line;
+use super::stream::{PeerReceiver, PeerSender, dial};
 use super::{LIVING_FOR, PROBE_INTERVAL};
-use crate::config::Member;
 use crate::metrics::Metrics;
-use crate::volume::Founding;
 
-/// A failed dial is not tried again for this long, so that waiting callers do not queue up behind each other.
-const REDIAL_AFTER: Duration = Duration::from_millis(100);
 /// How long a probe waits.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -31,12 +29,6 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct NodeInfo {
     /// Its name.
     pub node: String,
-    /// Its replica's Raft id.
-    pub replica: u64,
-    /// Its volume's id.
-    pub volume: String,
-    /// With whom the group was founded, once it knows.
-    pub founding: Option<Founding>,
     /// It takes clients.
     pub ready: bool,
     /// It is about to stop: leave it out of routes.
@@ -47,8 +39,10 @@ pub struct NodeInfo {
     pub http: Option<SocketAddr>,
     /// Its name-server port.
     pub name_server: Option<SocketAddr>,
-    /// Its replica of the Raft group.
-    pub replica_status: Option<ReplicaInfo>,
+    /// The epoch of its copy of the metadata.
+    pub epoch: u64,
+    /// Its replicas, by the number of the Raft group.
+    pub replicas: BTreeMap<u16, ReplicaInfo>,
 }
 
 /// A replica as its node sees it.
@@ -94,7 +88,7 @@ pub struct NodeView {
     pub here: bool,
     /// It answered within [`LIVING_FOR`].
     pub living: bool,
-    /// The configured `host:port` of its peer port.
+    /// The `host:port` of its peer port.
     pub peer_address: String,
     /// What it said last, if it ever did.
     pub info: Option<NodeInfo>,
@@ -111,81 +105,139 @@ impl NodeView {
     }
 }
 
-/// The members of the cluster, and connections to them. One per node.
+/// The members of a cluster, and connections to them. One per process and kind of member.
 #[derive(Debug)]
 pub struct Peers {
     local: String,
-    identity: GroupIdentity,
-    nodes: BTreeMap<String, Node>,
+    cluster: [u8; 16],
+    nodes: RwLock<BTreeMap<String, Arc<Node>>>,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Debug)]
 struct Node {
-    address: String,
+    address: RwLock<String>,
     seen: RwLock<Option<(NodeInfo, Instant)>>,
-    current: RwLock<Option<Arc<CallConnection>>>,
-    dialling: Mutex<Option<Instant>>,
+    line: Line,
+}
+
+/// The identity in the handshake of calls, which are for no Raft group in particular.
+pub fn calls_identity(cluster: [u8; 16]) -> GroupIdentity {
+    GroupIdentity {
+        cluster,
+        group: 0,
+        creation: 0,
+    }
 }
 
 impl Peers {
-    /// The table of `members`, seen from `local`.
-    pub fn new(local: &str, identity: GroupIdentity, members: &[Member], metrics: Arc<Metrics>) -> Arc<Self> {
-        let node = |member: &Member| Node {
-            address: member.address.clone(),
-            seen: RwLock::default(),
-            current: RwLock::default(),
-            dialling: Mutex::default(),
-        };
-        let nodes = members
-            .iter()
-            .map(|member| (member.name.clone(), node(member)))
-            .collect();
+    /// A table without members, seen from `local`.
+    pub fn new(local: &str, cluster: [u8; 16], metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             local: local.to_owned(),
-            identity,
-            nodes,
+            cluster,
+            nodes: RwLock::default(),
             metrics,
         })
     }
 
-    /// This node's name.
+    /// Sets who the members are: names, and `host:port` of their peer ports. What is known of those that stay is kept.
+    pub fn set_members(&self, members: impl IntoIterator<Item = (String, String)>) {
+        let mut nodes = self.nodes.write();
+        let mut before = std::mem::take(&mut *nodes);
+        for (name, address) in members {
+            let node = match before.remove(&name) {
+                Some(node) => {
+                    *node.address.write() = address;
+                    node
+                }
+                None => Arc::new(Node {
+                    address: RwLock::new(address),
+                    seen: RwLock::default(),
+                    line: Line::default(),
+                }),
+            };
+            nodes.insert(name, node);
+        }
+        // What this process says of itself outlives its absence from the list.
+        if let Some(local) = before.remove(&self.local) {
+            nodes.entry(self.local.clone()).or_insert(local);
+        }
+    }
+
+    /// This process's name.
     pub fn local_name(&self) -> &str {
         &self.local
     }
 
-    /// The Raft group all members belong to.
-    pub fn identity(&self) -> GroupIdentity {
-        self.identity
+    /// The cluster's id.
+    pub fn cluster(&self) -> [u8; 16] {
+        self.cluster
     }
 
-    /// Where the peer port of the member `name` is configured to be.
-    pub fn address(&self, name: &str) -> Option<&str> {
-        self.nodes.get(name).map(|node| node.address.as_str())
+    /// Where the peer port of the member `name` is.
+    pub fn address(&self, name: &str) -> Option<String> {
+        Some(self.nodes.read().get(name)?.address.read().clone())
     }
 
-    pub(super) fn metrics(&self) -> &Metrics {
-        &self.metrics
+    fn get(&self, name: &str) -> Option<Arc<Node>> {
+        self.nodes.read().get(name).cloned()
     }
 
     /// Says what this node is now.
     pub fn set_local(&self, info: NodeInfo) {
-        self.saw(&self.local, info);
+        let local = self
+            .nodes
+            .write()
+            .entry(self.local.clone())
+            .or_insert_with(|| {
+                Arc::new(Node {
+                    address: RwLock::default(),
+                    seen: RwLock::default(),
+                    line: Line::default(),
+                })
+            })
+            .clone();
+        *local.seen.write() = Some((info, Instant::now()));
     }
 
     /// All members, sorted by name.
     pub fn nodes(&self) -> Vec<NodeView> {
-        self.nodes.iter().map(|(name, node)| self.view(name, node)).collect()
+        self.nodes
+            .read()
+            .iter()
+            .map(|(name, node)| self.view(name, node))
+            .collect()
     }
 
     /// One member.
     pub fn node(&self, name: &str) -> Option<NodeView> {
-        self.nodes.get(name).map(|node| self.view(name, node))
+        self.get(name).map(|node| self.view(name, &node))
+    }
+
+    /// True while the member answers.
+    pub fn is_living(&self, name: &str) -> bool {
+        name == self.local
+            || self.get(name).is_some_and(|node| {
+                let seen = node.seen.read();
+                seen.as_ref().is_some_and(|(_, at)| at.elapsed() < LIVING_FOR)
+            })
     }
 
     /// Where clients reach a node, if that is known.
     pub fn remoting_address(&self, name: &str) -> Option<SocketAddr> {
-        self.nodes.get(name)?.seen.read().as_ref()?.0.remoting
+        self.get(name)?.seen.read().as_ref()?.0.remoting
+    }
+
+    /// What the members that answer say about their replicas of a Raft group.
+    pub fn replicas(&self, group: u16) -> Vec<(String, ReplicaInfo)> {
+        let nodes = self.nodes.read();
+        let said = nodes.iter().filter_map(|(name, node)| {
+            let seen = node.seen.read();
+            let (info, at) = seen.as_ref()?;
+            (at.elapsed() < LIVING_FOR).then(|| Some((name.clone(), info.replicas.get(&group)?.clone())))?
+        });
+        said.collect()
     }
 
     fn view(&self, name: &str, node: &Node) -> NodeView {
@@ -195,22 +247,18 @@ impl Peers {
             name: name.to_owned(),
             here,
             living: here || seen.as_ref().is_some_and(|(_, at)| at.elapsed() < LIVING_FOR),
-            peer_address: node.address.clone(),
+            peer_address: node.address.read().clone(),
             info: seen.as_ref().map(|(info, _)| info.clone()),
         }
     }
 
     fn saw(&self, name: &str, info: NodeInfo) {
-        let Some(node) = self.nodes.get(name) else { return };
-        let before = node.seen.write().replace((info.clone(), Instant::now()));
+        let Some(node) = self.get(name) else { return };
+        let (ready, leaving) = (info.ready, info.leaving);
+        let before = node.seen.write().replace((info, Instant::now()));
         let before = before.map(|(info, at)| (info.ready, info.leaving, at.elapsed() < LIVING_FOR));
-        if name != self.local && before != Some((info.ready, info.leaving, true)) {
-            info!(
-                node = name,
-                ready = info.ready,
-                leaving = info.leaving,
-                "heard from a node"
-            );
+        if before != Some((ready, leaving, true)) {
+            info!(node = name, ready, leaving, "heard from a node");
         }
     }
 
@@ -221,9 +269,44 @@ impl Peers {
     }
 
     /// Asks `node` for something.
-    pub async fn call_kind(&self, node: &str, kind: CallKind, request: Bytes, deadline: Instant) -> io::Result<Bytes> {
-        let connection = self.connection(node, deadline).await?;
-        connection.call(kind, request, deadline).await
+    pub async fn call_kind(&self, name: &str, kind: CallKind, request: Bytes, deadline: Instant) -> io::Result<Bytes> {
+        let Some(node) = self.get(name) else {
+            let why = format!("{name} is not a member");
+            return Err(io::Error::new(io::ErrorKind::NotConnected, why));
+        };
+        let hello = || self.hello(name, Channel::Calls, calls_identity(self.cluster), 0);
+        let address = node.address.read().clone();
+        node.line
+            .call(&address, hello, &self.metrics, (kind, request), deadline)
+            .await
+    }
+
+    fn hello(&self, to: &str, channel: Channel, identity: GroupIdentity, replica: u64) -> Hello {
+        Hello {
+            channel,
+            identity,
+            replica,
+            from: self.local.clone(),
+            to: to.to_owned(),
+        }
+    }
+
+    /// Dials a replica of a Raft group on the member `name`.
+    pub(super) async fn dial(
+        &self,
+        name: &str,
+        purpose: Purpose,
+        identity: GroupIdentity,
+        replica: u64,
+    ) -> io::Result<(PeerSender, PeerReceiver)> {
+        let address = self.address(name).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{name} is not a member of this cluster"),
+            )
+        })?;
+        let hello = self.hello(name, Channel::Raft(purpose), identity, replica);
+        dial(&address, &hello, &self.metrics).await
     }
 
     /// Asks `node` who and how it is, and remembers the answer.
@@ -234,74 +317,65 @@ impl Peers {
         Ok(info)
     }
 
-    async fn connection(&self, name: &str, deadline: Instant) -> io::Result<Arc<CallConnection>> {
-        let not_sent = |why: String| io::Error::new(io::ErrorKind::NotConnected, why);
-        let node = self
-            .nodes
-            .get(name)
-            .ok_or_else(|| not_sent(format!("{name} is not a member")))?;
-        if let Some(connection) = node.usable() {
-            return Ok(connection);
-        }
-        let until = tokio::time::Instant::from_std(deadline);
-        let dialled = tokio::time::timeout_at(until, async {
-            let mut failed_at = node.dialling.lock().await;
-            if let Some(connection) = node.usable() {
-                return Ok(connection);
-            }
-            if failed_at.is_some_and(|at| at.elapsed() < REDIAL_AFTER) {
-                return Err(not_sent(format!("{name} could not be reached a moment ago")));
-            }
-            match dial(self, name, Channel::Calls).await {
-                Ok((sender, receiver)) => {
-                    let connection = CallConnection::start(sender, receiver);
-                    *node.current.write() = Some(connection.clone());
-                    *failed_at = None;
-                    Ok(connection)
-                }
-                Err(error) => {
-                    *failed_at = Some(Instant::now());
-                    Err(not_sent(format!("connect to {name}: {error}")))
-                }
-            }
-        });
-        dialled
-            .await
-            .unwrap_or_else(|_| Err(not_sent(format!("connect to {name}: no time left"))))
-    }
-
-    /// Asks all other members, over and over, until `stop` says true.
-    pub async fn probe(self: Arc<Self>, stop: watch::Receiver<bool>) {
+    /// Asks all other members, over and over, until `stop` says true. Tells `heard` of every answer.
+    pub async fn probe(
+        self: Arc<Self>,
+        heard: impl Fn(&NodeInfo) + Clone + Send + 'static,
+        stop: watch::Receiver<bool>,
+    ) {
+        let mut probed = BTreeMap::new();
         let mut probes = tokio::task::JoinSet::new();
-        for name in self.nodes.keys().filter(|name| **name != self.local) {
-            let (peers, name, mut stop) = (self.clone(), name.clone(), stop.clone());
-            probes.spawn(async move {
-                let mut living = false;
-                let mut ticks = tokio::time::interval(PROBE_INTERVAL);
-                ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-                loop {
-                    tokio::select! {
-                        _ = ticks.tick() => {}
-                        _ = stop.wait_for(|stop| *stop) => return,
-                    }
-                    let asked = peers.ask_info(&name, Instant::now() + PROBE_TIMEOUT).await;
-                    let lives = peers.node(&name).is_some_and(|view| view.living);
-                    if let Err(error) = asked {
-                        debug!(node = name, %error, "no answer to a probe");
-                        if living && !lives {
-                            info!(node = name, %error, "a node stopped answering");
-                        }
-                    }
-                    living = lives;
+        let mut ticks = tokio::time::interval(PROBE_INTERVAL);
+        let mut stopped = stop.clone();
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = stopped.wait_for(|stop| *stop) => return,
+            }
+            let members: Vec<String> = self
+                .nodes
+                .read()
+                .keys()
+                .filter(|name| **name != self.local)
+                .cloned()
+                .collect();
+            probed.retain(|name, task: &mut tokio::task::AbortHandle| {
+                let stays = members.contains(name);
+                if !stays {
+                    task.abort();
                 }
+                stays
             });
+            for name in members {
+                probed.entry(name).or_insert_with_key(|name| {
+                    probes.spawn(self.clone().probe_one(name.clone(), heard.clone(), stop.clone()))
+                });
+            }
+            while probes.try_join_next().is_some() {}
         }
-        while probes.join_next().await.is_some() {}
     }
-}
 
-impl Node {
-    fn usable(&self) -> Option<Arc<CallConnection>> {
-        self.current.read().clone().filter(|connection| !connection.is_broken())
+    async fn probe_one(self: Arc<Self>, name: String, heard: impl Fn(&NodeInfo), mut stop: watch::Receiver<bool>) {
+        let mut living = false;
+        let mut ticks = tokio::time::interval(PROBE_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            let asked = self.ask_info(&name, Instant::now() + PROBE_TIMEOUT).await;
+            let lives = self.is_living(&name);
+            match asked {
+                Ok(info) => heard(&info),
+                Err(error) => {
+                    debug!(node = name, %error, "no answer to a probe");
+                    if living && !lives {
+                        info!(node = name, %error, "a node stopped answering");
+                    }
+                }
+            }
+            living = lives;
+        }
     }
 }

@@ -4,7 +4,11 @@
 //! Layout, big-endian:
 //!
 //!   | kind: 1 | version: 1 | generation: 4 | queue: 4 | tag hash: 4 | proposed store time: 8 |
-//!   | key count: 1 | topic length: 1 | topic | key hashes: 8 each | message in wire form |
+//!   | key count: 1 | topic length: 1 | mark: 1 | topic | key hashes: 8 each |
+//!   | if marked: ingress: 8 | sequence: 8 | part: 2 | message in wire form |
+//!
+//! The mark is 0 for a message of a client of the leader, 1 for one that came through another node
+//! (`forwarded.rs`), 2 for one that it sent before.
 //!
 //! The message's queue offset, position and store time are zero in the log: apply decides them, reads patch them in.
 
@@ -12,12 +16,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::codec::{Decoder, Malformed};
+use super::forwarded::ForwardMark;
 use super::limits::{KEYS_PER_MESSAGE_MAX, NAME_BYTES_MAX, STORED_MESSAGE_BYTES_MAX, STORED_MESSAGE_BYTES_MIN};
 
 /// First byte of an append frame.
 pub const KIND_APPEND: u8 = 1;
-const VERSION: u8 = 1;
-const FIXED_BYTES: usize = 24;
+const VERSION: u8 = 2;
+const FIXED_BYTES: usize = 25;
+const MARK_BYTES: usize = 18;
 
 /// The name under which the key index stores `key` of a message in `topic`.
 pub fn key_hash(topic: &str, key: &str) -> u64 {
@@ -86,12 +92,15 @@ pub struct AppendHeader<'a> {
     pub store_time: i64,
     /// Keys to be found by.
     pub keys: KeyHashes,
+    /// How it is numbered if it came through another node.
+    pub mark: Option<ForwardMark>,
 }
 
 impl AppendHeader<'_> {
     /// Bytes that [`AppendHeader::put`] will write.
     pub fn encoded_len(&self) -> usize {
-        FIXED_BYTES + self.topic.len() + 8 * self.keys.as_slice().len()
+        let mark = if self.mark.is_some() { MARK_BYTES } else { 0 };
+        FIXED_BYTES + self.topic.len() + 8 * self.keys.as_slice().len() + mark
     }
 
     /// Writes the header; the message in wire form has to follow.
@@ -108,9 +117,19 @@ impl AppendHeader<'_> {
         out.put_i64(self.store_time);
         out.put_u8(u8::try_from(self.keys.as_slice().len()).expect("KEYS_PER_MESSAGE_MAX fits"));
         out.put_u8(u8::try_from(self.topic.len()).expect("topic names are validated before proposing"));
+        out.put_u8(match self.mark {
+            None => 0,
+            Some(ForwardMark { repeated: false, .. }) => 1,
+            Some(ForwardMark { repeated: true, .. }) => 2,
+        });
         out.put_slice(self.topic.as_bytes());
         for hash in self.keys.as_slice() {
             out.put_u64(*hash);
+        }
+        if let Some(mark) = self.mark {
+            out.put_u64(mark.ingress);
+            out.put_u64(mark.sequence);
+            out.put_u16(mark.part);
         }
     }
 
@@ -136,6 +155,8 @@ pub struct Append<'a> {
     pub tag_hash: i32,
     /// The proposer's clock.
     pub store_time: i64,
+    /// How it is numbered if it came through another node.
+    pub mark: Option<ForwardMark>,
     /// The message in wire form, times and offsets not yet patched.
     pub message: &'a [u8],
     key_bytes: &'a [u8],
@@ -154,11 +175,22 @@ impl<'a> Append<'a> {
         let store_time = decoder.i64()?;
         let key_count = usize::from(decoder.u8()?);
         let topic_bytes = usize::from(decoder.u8()?);
+        let marked = decoder.u8()?;
         if key_count > KEYS_PER_MESSAGE_MAX || topic_bytes == 0 || topic_bytes > NAME_BYTES_MAX {
             return Err(Malformed);
         }
         let topic = std::str::from_utf8(decoder.take(topic_bytes)?).map_err(|_| Malformed)?;
         let key_bytes = decoder.take(8 * key_count)?;
+        let mark = match marked {
+            0 => None,
+            1 | 2 => Some(ForwardMark {
+                ingress: decoder.u64()?,
+                sequence: decoder.u64()?,
+                part: decoder.u16()?,
+                repeated: marked == 2,
+            }),
+            _ => return Err(Malformed),
+        };
         let message = decoder.rest();
         if !(STORED_MESSAGE_BYTES_MIN..=STORED_MESSAGE_BYTES_MAX).contains(&message.len()) || store_time < 0 {
             return Err(Malformed);
@@ -169,6 +201,7 @@ impl<'a> Append<'a> {
             generation,
             tag_hash,
             store_time,
+            mark,
             message,
             key_bytes,
         })
@@ -202,6 +235,20 @@ mod tests {
             tag_hash: -2,
             store_time: 1_700_000_000_001,
             keys: KeyHashes::of("T", Some("id1"), Some("k1  k2 k1 ")),
+            mark: None,
+        }
+    }
+
+    fn marked(repeated: bool) -> AppendHeader<'static> {
+        let mark = ForwardMark {
+            ingress: 0x0102,
+            sequence: 0x0304,
+            part: 0x0506,
+            repeated,
+        };
+        AppendHeader {
+            mark: Some(mark),
+            ..header()
         }
     }
 
@@ -212,11 +259,39 @@ mod tests {
         header.keys.push(0x0102_0304_0506_0708);
         let frame = header.frame(&[0xaa; STORED_MESSAGE_BYTES_MIN]);
         let golden = [
-            1, 1, 0, 0, 0, 0, 0, 0, 0, 3, 0xff, 0xff, 0xff, 0xfe, 0, 0, 1, 0x8b, 0xcf, 0xe5, 0x68, 1, 1, 1, b'T', 1, 2,
-            3, 4, 5, 6, 7, 8,
+            1, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0xff, 0xff, 0xff, 0xfe, 0, 0, 1, 0x8b, 0xcf, 0xe5, 0x68, 1, 1, 1, 0, b'T', 1,
+            2, 3, 4, 5, 6, 7, 8,
         ];
         assert_eq!(&frame[..golden.len()], golden);
         assert_eq!(&frame[golden.len()..], [0xaa; STORED_MESSAGE_BYTES_MIN]);
+    }
+
+    #[test]
+    fn the_mark_of_a_message_through_another_node_has_these_bytes() {
+        for (repeated, byte) in [(false, 1), (true, 2)] {
+            let mut header = marked(repeated);
+            header.keys = KeyHashes::none();
+            let frame = header.frame(&[0xaa; STORED_MESSAGE_BYTES_MIN]);
+            let golden = [0, 1, byte, b'T', 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 3, 4, 5, 6];
+            let end = 22 + golden.len();
+            assert_eq!(&frame[22..end], golden);
+            assert_eq!(end, header.encoded_len());
+            assert_eq!(&frame[end..], [0xaa; STORED_MESSAGE_BYTES_MIN]);
+        }
+    }
+
+    #[test]
+    fn a_mark_survives_its_bytes_and_an_unknown_one_is_refused() {
+        for header in [header(), marked(false), marked(true)] {
+            let frame = header.frame(&[5; 100]);
+            let append = Append::parse(&frame).unwrap();
+            assert_eq!(append.mark, header.mark);
+            assert_eq!(append.keys().collect::<Vec<_>>(), header.keys.as_slice());
+            assert_eq!(message_of(&frame).unwrap(), vec![5; 100]);
+            let mut unknown = frame.to_vec();
+            unknown[24] = 3;
+            assert_eq!(Append::parse(&unknown).err(), Some(Malformed));
+        }
     }
 
     #[test]
@@ -236,10 +311,11 @@ mod tests {
 
     #[test]
     fn any_cut_into_the_header_is_refused() {
-        let header = header();
-        let frame = header.frame(&[5; STORED_MESSAGE_BYTES_MIN]);
-        for end in 0..frame.len() {
-            assert_eq!(Append::parse(&frame[..end]).err(), Some(Malformed), "cut at {end}");
+        for header in [header(), marked(true)] {
+            let frame = header.frame(&[5; STORED_MESSAGE_BYTES_MIN]);
+            for end in 0..frame.len() {
+                assert_eq!(Append::parse(&frame[..end]).err(), Some(Malformed), "cut at {end}");
+            }
         }
     }
 

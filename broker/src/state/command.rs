@@ -8,15 +8,13 @@ use bytes::Bytes;
 use super::codec::{Decoder, Encoder, Malformed};
 use super::coordinator::Join;
 use super::limits::{CLIENTS_PER_COMMAND_MAX, GROUPS_PER_CLIENT_MAX, LOCKS_PER_COMMAND_MAX, OFFSETS_PER_COMMAND_MAX};
-use super::subscription_groups::SubscriptionGroupConfig;
-use super::topics::TopicConfig;
+use super::topics::Assignment;
 
 const VERSION: u8 = 1;
 
-const KIND_PUT_TOPIC: u8 = 2;
+const KIND_ASSIGN_TOPIC: u8 = 2;
 const KIND_DELETE_TOPIC: u8 = 3;
-const KIND_PUT_SUBSCRIPTION_GROUP: u8 = 4;
-const KIND_DELETE_SUBSCRIPTION_GROUP: u8 = 5;
+const KIND_FORGET_SUBSCRIPTION_GROUP: u8 = 5;
 const KIND_UPDATE_CONSUMER_OFFSETS: u8 = 6;
 const KIND_LOCK_QUEUES: u8 = 7;
 const KIND_UNLOCK_QUEUES: u8 = 8;
@@ -43,35 +41,23 @@ pub struct OffsetUpdate {
 /// A command other than storing a message, which is [`super::append::Append`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Creates a topic or changes it; its queue count may only grow.
-    PutTopic {
-        /// The whole configuration.
-        config: TopicConfig,
-        /// Leave an existing topic as it is.
-        if_absent: bool,
-        /// Proposer's clock.
-        now_ms: i64,
-    },
+    /// The controller's assignment of a topic's queues to this group.
+    AssignTopic(Assignment),
     /// Removes a topic, its queues, consumer offsets and locks.
     DeleteTopic {
         /// Its name.
         topic: String,
+        /// Its id at the controller: a topic made again under its name stays.
+        uid: u64,
     },
-    /// Creates a subscription group or changes it.
-    PutSubscriptionGroup {
-        /// The whole configuration.
-        config: SubscriptionGroupConfig,
-        /// Leave an existing group as it is.
-        if_absent: bool,
-    },
-    /// Removes a subscription group with its members and locks.
-    DeleteSubscriptionGroup {
+    /// Forgets members and locks of a subscription group.
+    ForgetSubscriptionGroup {
         /// Its name.
         group: String,
         /// Its consumer offsets, too.
         clean_offsets: bool,
     },
-    /// Stores consumer offsets. Those of unknown groups, topics or queues are left out; refused if none is left.
+    /// Stores consumer offsets. Those of unknown topics or queues are left out; refused if none is left.
     UpdateConsumerOffsets(Vec<OffsetUpdate>),
     /// Takes or renews queue locks.
     LockQueues {
@@ -93,7 +79,7 @@ pub enum Command {
         /// Topic and queue number each.
         queues: Vec<(String, u32)>,
     },
-    /// A heartbeat that changes something; creates unknown subscription groups with the defaults.
+    /// A heartbeat that changes something.
     Join(Join),
     /// A client leaves, or its connection closed.
     Leave {
@@ -135,26 +121,16 @@ impl Command {
     pub fn encode(&self) -> Bytes {
         let mut out;
         match self {
-            Self::PutTopic {
-                config,
-                if_absent,
-                now_ms,
-            } => {
-                out = frame(KIND_PUT_TOPIC);
-                out.bool(*if_absent).i64(*now_ms);
-                config.encode(&mut out);
+            Self::AssignTopic(assignment) => {
+                out = frame(KIND_ASSIGN_TOPIC);
+                assignment.encode(&mut out);
             }
-            Self::DeleteTopic { topic } => {
+            Self::DeleteTopic { topic, uid } => {
                 out = frame(KIND_DELETE_TOPIC);
-                out.text(topic);
+                out.text(topic).u64(*uid);
             }
-            Self::PutSubscriptionGroup { config, if_absent } => {
-                out = frame(KIND_PUT_SUBSCRIPTION_GROUP);
-                out.bool(*if_absent);
-                config.encode(&mut out);
-            }
-            Self::DeleteSubscriptionGroup { group, clean_offsets } => {
-                out = frame(KIND_DELETE_SUBSCRIPTION_GROUP);
+            Self::ForgetSubscriptionGroup { group, clean_offsets } => {
+                out = frame(KIND_FORGET_SUBSCRIPTION_GROUP);
                 out.text(group).bool(*clean_offsets);
             }
             Self::UpdateConsumerOffsets(updates) => {
@@ -227,17 +203,12 @@ impl Command {
             return Err(Malformed);
         }
         let command = match kind {
-            KIND_PUT_TOPIC => Self::PutTopic {
-                if_absent: from.bool()?,
-                now_ms: from.i64()?,
-                config: TopicConfig::decode(&mut from)?,
+            KIND_ASSIGN_TOPIC => Self::AssignTopic(Assignment::decode(&mut from)?),
+            KIND_DELETE_TOPIC => Self::DeleteTopic {
+                topic: from.name()?,
+                uid: from.u64()?,
             },
-            KIND_DELETE_TOPIC => Self::DeleteTopic { topic: from.name()? },
-            KIND_PUT_SUBSCRIPTION_GROUP => Self::PutSubscriptionGroup {
-                if_absent: from.bool()?,
-                config: SubscriptionGroupConfig::decode(&mut from)?,
-            },
-            KIND_DELETE_SUBSCRIPTION_GROUP => Self::DeleteSubscriptionGroup {
+            KIND_FORGET_SUBSCRIPTION_GROUP => Self::ForgetSubscriptionGroup {
                 group: from.name()?,
                 clean_offsets: from.bool()?,
             },

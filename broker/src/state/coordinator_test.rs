@@ -68,15 +68,11 @@ fn leave(client: &str, node: &str, groups: &[&str]) -> Command {
 fn the_first_heartbeat_changes_and_the_next_does_not() {
     let mut bench = Bench::default();
     let mut heartbeat = join("c1", "n1", &[subscription("T", "*", 1)]);
-    assert!(bench.state.would_change(&heartbeat));
+    assert!(bench.state.coordinator.would_change(&heartbeat));
     assert!(joined(&mut bench, &heartbeat));
     assert!(bench.effects.memberships.contains("CG"));
-    assert!(
-        bench.state.subscription_groups.get("CG").is_some(),
-        "created with the defaults"
-    );
     heartbeat.now_ms = 90_000;
-    assert!(!bench.state.would_change(&heartbeat));
+    assert!(!bench.state.coordinator.would_change(&heartbeat));
     assert!(!joined(&mut bench, &heartbeat));
     assert!(bench.effects.records.is_empty());
     bench.check_records();
@@ -87,7 +83,7 @@ fn a_client_on_another_node_is_the_same_member() {
     let mut bench = Bench::default();
     joined(&mut bench, &join("c1", "n1", &[]));
     let moved = join("c1", "n2", &[]);
-    assert!(bench.state.would_change(&moved));
+    assert!(bench.state.coordinator.would_change(&moved));
     assert!(
         joined(&mut bench, &moved),
         "its new connection has to be told to rebalance"
@@ -108,7 +104,7 @@ fn a_new_version_alone_is_recorded_without_a_rebalance() {
     joined(&mut bench, &join("c1", "n1", &[]));
     let mut upgraded = join("c1", "n1", &[]);
     upgraded.version = 500;
-    assert!(bench.state.would_change(&upgraded));
+    assert!(bench.state.coordinator.would_change(&upgraded));
     assert!(!joined(&mut bench, &upgraded));
     assert_eq!(
         bench.state.coordinator.consumer_group("CG").unwrap().members["c1"].version,
@@ -127,11 +123,11 @@ fn a_greater_version_replaces_a_subscription() {
             .clone()
     };
     let older = join("c1", "n1", &[subscription("T", "B", 9)]);
-    assert!(!bench.state.would_change(&older));
+    assert!(!bench.state.coordinator.would_change(&older));
     assert!(!joined(&mut bench, &older));
     assert_eq!(expression(&bench), "A");
     let newer = join("c1", "n1", &[subscription("T", "B", 11)]);
-    assert!(bench.state.would_change(&newer));
+    assert!(bench.state.coordinator.would_change(&newer));
     assert!(!joined(&mut bench, &newer), "the same topics: no rebalance");
     assert_eq!(expression(&bench), "B");
     bench.check_records();
@@ -165,7 +161,7 @@ fn a_heartbeat_without_subscriptions_leaves_them_alone() {
     joined(&mut bench, &join("c1", "n1", &[subscription("T", "*", 1)]));
     let mut short = join("c1", "n1", &[]);
     short.groups[0].subscriptions = None;
-    assert!(!bench.state.would_change(&short));
+    assert!(!bench.state.coordinator.would_change(&short));
     joined(&mut bench, &short);
     assert_eq!(
         bench

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::forwarded::Item;
 use super::records::QueueId;
 
 /// One change of the records on disk.
@@ -74,6 +75,8 @@ pub struct Effects {
     pub batches: Vec<IndexBatch>,
     /// All keys of the stored messages.
     pub keys: Vec<IndexedKey>,
+    /// Messages of the entry that came through another node.
+    pub forwarded: Vec<Item>,
     /// Consumer groups whose members should rebalance.
     pub memberships: BTreeSet<String>,
     /// Nonces of the digest points in the entry.

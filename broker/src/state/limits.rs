@@ -13,8 +13,6 @@ pub const TOPICS_MAX: usize = 100_000;
 pub const QUEUES_PER_TOPIC_MAX: u32 = 16_384;
 /// Queues in one Raft group.
 pub const QUEUES_MAX: u64 = 1_000_000;
-/// Subscription groups in one Raft group.
-pub const SUBSCRIPTION_GROUPS_MAX: usize = 100_000;
 /// Consumer offsets in one Raft group.
 pub const CONSUMER_OFFSETS_MAX: usize = 4_000_000;
 /// Offsets updated by one command.

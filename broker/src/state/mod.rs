@@ -15,11 +15,11 @@ pub mod command;
 pub mod consumer_offsets;
 pub mod coordinator;
 pub mod effects;
+pub mod forwarded;
 pub mod limits;
 pub mod locks;
 pub mod records;
 pub mod reply;
-pub mod subscription_groups;
 pub mod topics;
 
 pub use append::{Append, AppendHeader, KIND_APPEND, KeyHashes, key_hash, message_of};
@@ -27,17 +27,17 @@ pub use codec::Malformed;
 pub use command::{Command, OffsetUpdate};
 pub use coordinator::{ConsumerGroup, GroupShape, Join, JoinGroup, Member, Subscription};
 pub use effects::Effects;
+pub use forwarded::{ForwardMark, StoredAt};
 pub use locks::Lock;
 pub use reply::{Refusal, Reply};
-pub use subscription_groups::SubscriptionGroupConfig;
-pub use topics::{PERM_READ, PERM_WRITE, Queue, Topic, TopicConfig, TopicKind};
+pub use topics::{Assignment, OpenQueue, Queue, Topic};
 
 use codec::{Decoder, Encoder};
 use consumer_offsets::ConsumerOffsets;
 use coordinator::Coordinator;
+use forwarded::{Forwarded, Seen};
 use locks::Locks;
 use records::{Key, QueueId};
-use subscription_groups::SubscriptionGroups;
 use topics::{BatchStart, Topics};
 
 const COUNTERS_VERSION: u8 = 1;
@@ -47,14 +47,14 @@ const COUNTERS_VERSION: u8 = 1;
 pub struct State {
     /// Topics and queues.
     pub topics: Topics,
-    /// Settings of subscription groups.
-    pub subscription_groups: SubscriptionGroups,
     /// How far groups have read.
     pub consumer_offsets: ConsumerOffsets,
     /// Queue locks.
     pub locks: Locks,
     /// Members of groups.
     pub coordinator: Coordinator,
+    /// Messages that came through other nodes.
+    pub forwarded: Forwarded,
     /// Messages in entries up to and including this one are forgotten; 0 if none.
     pub trimmed: u64,
     next_topic_id: u32,
@@ -70,7 +70,35 @@ impl State {
         cached_topic: &mut Option<u32>,
         effects: &mut Effects,
     ) -> Reply {
-        self.topics.append(append, log_index, slot, cached_topic, effects)
+        let Some(mark) = &append.mark else {
+            return self.topics.append(append, log_index, slot, cached_topic, effects);
+        };
+        match self.forwarded.seen(mark) {
+            // The messages of a batch share a number and lie side by side: what is to be here is no repetition.
+            Seen::Stored(stored) if (stored.log_index, stored.slot) != (log_index, slot) => {
+                return Reply::Repeated(stored);
+            }
+            Seen::Forgotten => return Reply::Refused(Refusal::Forgotten),
+            Seen::New | Seen::Stored(_) => {}
+        }
+        let reply = self.topics.append(append, log_index, slot, cached_topic, effects);
+        if let (
+            Reply::Appended {
+                queue_offset,
+                store_time,
+            },
+            0,
+        ) = (&reply, mark.part)
+        {
+            let stored = StoredAt {
+                log_index,
+                slot,
+                queue_offset: *queue_offset,
+                store_time: *store_time,
+            };
+            self.forwarded.stored(mark, stored, effects);
+        }
+        reply
     }
 
     /// Carries out any other command. Only a trim asks the queue index, with `batch_after(queue, offsets, log_index)`:
@@ -83,41 +111,29 @@ impl State {
         effects: &mut Effects,
     ) -> Result<Reply, E> {
         Ok(match command {
-            Command::PutTopic {
-                config,
-                if_absent,
-                now_ms,
-            } => {
+            Command::AssignTopic(assignment) => {
                 let before = self.next_topic_id;
-                let reply = self
-                    .topics
-                    .put(config, if_absent, now_ms, &mut self.next_topic_id, effects);
+                let reply = self.topics.assign(assignment, &mut self.next_topic_id, effects);
                 if self.next_topic_id != before {
                     self.record_counters(effects);
                 }
                 reply
             }
-            Command::DeleteTopic { topic } => {
-                let reply = self.topics.delete(&topic, effects);
+            Command::DeleteTopic { topic, uid } => {
+                let reply = self.topics.delete(&topic, uid, effects);
                 if reply == Reply::Done {
                     self.consumer_offsets.remove_topic(&topic, effects);
                     self.locks.remove_topic(&topic, effects);
                 }
                 reply
             }
-            Command::PutSubscriptionGroup { config, if_absent } => {
-                self.subscription_groups.put(config, if_absent, effects)
-            }
-            Command::DeleteSubscriptionGroup { group, clean_offsets } => {
+            Command::ForgetSubscriptionGroup { group, clean_offsets } => {
                 if clean_offsets {
                     self.consumer_offsets.remove_group(&group, effects);
                 }
-                let reply = self.subscription_groups.delete(&group, effects);
-                if reply == Reply::Done {
-                    self.coordinator.remove_group(&group, effects);
-                    self.locks.remove_group(&group, effects);
-                }
-                reply
+                self.coordinator.remove_group(&group, effects);
+                self.locks.remove_group(&group, effects);
+                Reply::Done
             }
             Command::UpdateConsumerOffsets(updates) => self.update_consumer_offsets(&updates, effects),
             Command::LockQueues {
@@ -134,7 +150,10 @@ impl State {
                 self.locks.unlock(&group, &client_id, &queues, effects);
                 Reply::Done
             }
-            Command::Join(join) => self.join(&join, effects),
+            Command::Join(join) => match self.coordinator.join(&join, effects) {
+                Ok(changed) => Reply::Joined { changed },
+                Err(refusal) => Reply::Refused(refusal),
+            },
             Command::Leave {
                 client_id,
                 node,
@@ -183,44 +202,13 @@ impl State {
         Ok(Reply::Done)
     }
 
-    /// True if applying the heartbeat would change anything.
-    pub fn would_change(&self, join: &Join) -> bool {
-        self.coordinator.would_change(join)
-            || join
-                .groups
-                .iter()
-                .any(|group| self.subscription_groups.get(&group.group).is_none())
-    }
-
-    fn join(&mut self, join: &Join, effects: &mut Effects) -> Reply {
-        let absent = join
-            .groups
-            .iter()
-            .filter(|group| self.subscription_groups.get(&group.group).is_none())
-            .count();
-        if self.subscription_groups.is_full(absent) {
-            return Reply::Refused(Refusal::LimitReached("subscription groups"));
-        }
-        match self.coordinator.join(join, effects) {
-            Err(refusal) => Reply::Refused(refusal),
-            Ok(changed) => {
-                for group in &join.groups {
-                    self.subscription_groups
-                        .put(SubscriptionGroupConfig::new(&group.group), true, effects);
-                }
-                Reply::Joined { changed }
-            }
-        }
-    }
-
     fn update_consumer_offsets(&mut self, updates: &[OffsetUpdate], effects: &mut Effects) -> Reply {
         let mut stored = updates.is_empty();
         let mut refusal = Refusal::TopicNotExist;
         for update in updates {
             refusal = match self.topics.get(&update.topic) {
-                _ if self.subscription_groups.get(&update.group).is_none() => Refusal::GroupNotExist,
                 None => Refusal::TopicNotExist,
-                Some(topic) if update.queue >= topic.config.queues => Refusal::QueueOutOfRange,
+                Some(_) if self.topics.queue(&update.topic, update.queue).is_none() => Refusal::QueueOutOfRange,
                 Some(_) => {
                     let OffsetUpdate {
                         group,
@@ -261,12 +249,13 @@ impl State {
             }
             records::TOPIC => self.topics.load_topic(rest, value),
             records::QUEUE => self.topics.load_queue(rest, value),
-            records::SUBSCRIPTION_GROUP => self.subscription_groups.load(rest, value),
             records::CONSUMER_OFFSET => self.consumer_offsets.load(rest, value),
             records::LOCK => self.locks.load(rest, value),
             records::CONSUMER_GROUP => self.coordinator.load_group(rest, value),
             records::CONSUMER => self.coordinator.load_consumer(rest, value),
             records::SUBSCRIPTION => self.coordinator.load_subscription(rest, value),
+            records::INGRESSES => rest.finish().and_then(|()| self.forwarded.load_ingresses(value)),
+            records::FORWARDED => self.forwarded.load_entry(rest, value),
             records::PRODUCER => self.coordinator.load_producer(rest, value),
             _ => Err(Malformed),
         }

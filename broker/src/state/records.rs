@@ -14,10 +14,8 @@ pub const MEMBERSHIP: u8 = 0x02;
 pub const COUNTERS: u8 = 0x03;
 /// One a topic.
 pub const TOPIC: u8 = 0x04;
-/// One a queue that was ever written or trimmed.
+/// One a queue of this group.
 pub const QUEUE: u8 = 0x05;
-/// One a subscription group.
-pub const SUBSCRIPTION_GROUP: u8 = 0x06;
 /// One a (group, topic, queue).
 pub const CONSUMER_OFFSET: u8 = 0x07;
 /// One a (group, topic, queue).
@@ -30,6 +28,10 @@ pub const CONSUMER: u8 = 0x0a;
 pub const SUBSCRIPTION: u8 = 0x0b;
 /// One a (producer group, client).
 pub const PRODUCER: u8 = 0x0c;
+/// Ingress processes whose messages are recognised when they come again.
+pub const INGRESSES: u8 = 0x0d;
+/// One an entry with messages that came through another node: see `forwarded.rs`.
+pub const FORWARDED: u8 = 0x0e;
 /// One a (queue, batch): see `queue_index.rs`.
 pub const QUEUE_INDEX: u8 = 0x20;
 /// One an entry with keys: see `key_index/fresh.rs`.

@@ -1,5 +1,7 @@
 //! What a command is answered with. A refusal is an outcome every replica reaches alike: nothing was changed.
 
+use super::forwarded::StoredAt;
+
 /// The answer to one frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -10,6 +12,8 @@ pub enum Reply {
         /// Its store time; never goes back within a queue.
         store_time: i64,
     },
+    /// The message is stored since it was sent the first time.
+    Repeated(StoredAt),
     /// Carried out.
     Done,
     /// The asked queues that the client now holds.
@@ -41,12 +45,15 @@ pub enum Refusal {
     /// The queue's open segment has another generation.
     #[error("stale queue generation")]
     StaleGeneration,
-    /// The subscription group does not exist.
-    #[error("subscription group does not exist")]
-    GroupNotExist,
+    /// Another topic of this name is here and has to be removed first.
+    #[error("another topic of this name is still here")]
+    OtherTopic,
     /// A topic's queue count may grow, not shrink.
     #[error("the number of queues cannot be reduced")]
     FewerQueues,
+    /// A message sent again may have been stored so long ago that it is not known any more.
+    #[error("it may have been stored before")]
+    Forgotten,
     /// A bound of `limits.rs` is reached.
     #[error("limit reached: {0}")]
     LimitReached(&'static str),

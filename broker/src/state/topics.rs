@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use flotilla_controller::topic::{PERM_WRITE, TopicConfig, TopicKind};
+
 use super::append::Append;
 use super::codec::{Decoder, Encoder, Malformed};
 use super::effects::{Effects, IndexBatch, IndexedKey};
@@ -14,114 +16,109 @@ use super::limits::{QUEUES_MAX, QUEUES_PER_TOPIC_MAX, TOPICS_MAX};
 use super::records::{self, Key, QueueId, after_prefix};
 use super::reply::{Refusal, Reply};
 
-/// Permission bit: consumers may read.
-pub const PERM_READ: u8 = 4;
-/// Permission bit: producers may write.
-pub const PERM_WRITE: u8 = 2;
 const RECORD_VERSION: u8 = 1;
+/// Largest queue offset a segment may start at: far from where offsets would end.
+const START_MAX: i64 = i64::MAX / 2;
 
-/// What kind of messages a topic is for (RocketMQ's `message.type`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TopicKind {
-    /// Not said.
-    Unspecified,
-    /// Ordinary messages.
-    #[default]
-    Normal,
-    /// Ordered by message group.
-    Fifo,
-    /// Delivered later.
-    Delay,
-    /// Transactions.
-    Transaction,
-}
-
-impl TopicKind {
-    fn to_byte(self) -> u8 {
-        match self {
-            Self::Unspecified => 0,
-            Self::Normal => 1,
-            Self::Fifo => 2,
-            Self::Delay => 3,
-            Self::Transaction => 4,
-        }
-    }
-
-    fn from_byte(byte: u8) -> Result<Self, Malformed> {
-        match byte {
-            0 => Ok(Self::Unspecified),
-            1 => Ok(Self::Normal),
-            2 => Ok(Self::Fifo),
-            3 => Ok(Self::Delay),
-            4 => Ok(Self::Transaction),
-            _ => Err(Malformed),
-        }
+fn kind_to_byte(kind: TopicKind) -> u8 {
+    match kind {
+        TopicKind::Unspecified => 0,
+        TopicKind::Normal => 1,
+        TopicKind::Fifo => 2,
+        TopicKind::Delay => 3,
+        TopicKind::Transaction => 4,
     }
 }
 
-/// The settings of a topic.
+fn kind_from_byte(byte: u8) -> Result<TopicKind, Malformed> {
+    match byte {
+        0 => Ok(TopicKind::Unspecified),
+        1 => Ok(TopicKind::Normal),
+        2 => Ok(TopicKind::Fifo),
+        3 => Ok(TopicKind::Delay),
+        4 => Ok(TopicKind::Transaction),
+        _ => Err(Malformed),
+    }
+}
+
+fn encode_config(config: &TopicConfig, out: &mut Encoder) {
+    out.text(&config.name)
+        .u32(config.queues)
+        .u8(config.perm)
+        .u8(kind_to_byte(config.kind));
+    out.optional_u64(config.retention_ms)
+        .optional_u64(config.retention_bytes)
+        .bool(config.order);
+    out.attributes(&config.attributes);
+}
+
+fn decode_config(from: &mut Decoder<'_>) -> Result<TopicConfig, Malformed> {
+    let config = TopicConfig {
+        name: from.name()?,
+        queues: from.u32()?,
+        perm: from.u8()?,
+        kind: kind_from_byte(from.u8()?)?,
+        retention_ms: from.optional_u64()?,
+        retention_bytes: from.optional_u64()?,
+        order: from.bool()?,
+        attributes: from.attributes()?,
+    };
+    if config.queues > QUEUES_PER_TOPIC_MAX {
+        Err(Malformed)
+    } else {
+        Ok(config)
+    }
+}
+
+/// A topic as the controller assigns it to this Raft group: the settings, and which of its queues are open here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopicConfig {
-    /// Name.
-    pub name: String,
-    /// Queues, readable and writable alike.
-    pub queues: u32,
-    /// Bits [`PERM_READ`] and [`PERM_WRITE`].
-    pub perm: u8,
-    /// Kind of messages.
-    pub kind: TopicKind,
-    /// Keep messages at least this long; `None`: the node's default.
-    pub retention_ms: Option<u64>,
-    /// Keep about this many bytes; `None`: no bound.
-    pub retention_bytes: Option<u64>,
-    /// RocketMQ's order flag.
-    pub order: bool,
-    /// RocketMQ's attributes without the `+` sign.
-    pub attributes: BTreeMap<String, String>,
+pub struct Assignment {
+    /// Settings of the whole topic.
+    pub config: TopicConfig,
+    /// The topic's id at the controller; a topic made again under the same name has another.
+    pub uid: u64,
+    /// The controller's epoch of the topic's last change. An assignment that is not newer changes nothing.
+    pub version: u64,
+    /// When the topic was made, in milliseconds since 1970.
+    pub created_ms: i64,
+    /// Queues whose open segment is this group's.
+    pub open: Vec<OpenQueue>,
 }
 
-impl TopicConfig {
-    /// A readable and writable topic of the normal kind.
-    pub fn new(name: impl Into<String>, queues: u32) -> Self {
-        Self {
-            name: name.into(),
-            queues,
-            perm: PERM_READ | PERM_WRITE,
-            kind: TopicKind::Normal,
-            retention_ms: None,
-            retention_bytes: None,
-            order: false,
-            attributes: BTreeMap::new(),
-        }
-    }
+/// The open segment of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenQueue {
+    /// Queue number.
+    pub queue: u32,
+    /// The segment's generation.
+    pub generation: u32,
+    /// Its first queue offset.
+    pub start: i64,
+}
 
+impl Assignment {
     pub(super) fn encode(&self, out: &mut Encoder) {
-        out.text(&self.name)
-            .u32(self.queues)
-            .u8(self.perm)
-            .u8(self.kind.to_byte());
-        out.optional_u64(self.retention_ms)
-            .optional_u64(self.retention_bytes)
-            .bool(self.order);
-        out.attributes(&self.attributes);
+        out.u64(self.uid).u64(self.version).i64(self.created_ms);
+        encode_config(&self.config, out);
+        out.list(&self.open, |out, open| {
+            out.u32(open.queue).u32(open.generation).i64(open.start);
+        });
     }
 
     pub(super) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
-        let config = Self {
-            name: from.name()?,
-            queues: from.u32()?,
-            perm: from.u8()?,
-            kind: TopicKind::from_byte(from.u8()?)?,
-            retention_ms: from.optional_u64()?,
-            retention_bytes: from.optional_u64()?,
-            order: from.bool()?,
-            attributes: from.attributes()?,
-        };
-        if config.queues > QUEUES_PER_TOPIC_MAX {
-            Err(Malformed)
-        } else {
-            Ok(config)
-        }
+        Ok(Self {
+            uid: from.u64()?,
+            version: from.u64()?,
+            created_ms: from.i64()?,
+            config: decode_config(from)?,
+            open: from.list(QUEUES_PER_TOPIC_MAX as usize, |from| {
+                Ok(OpenQueue {
+                    queue: from.u32()?,
+                    generation: from.u32()?,
+                    start: from.i64()?,
+                })
+            })?,
+        })
     }
 }
 
@@ -159,6 +156,15 @@ impl Default for Queue {
 }
 
 impl Queue {
+    fn opened(open: &OpenQueue) -> Self {
+        Self {
+            generation: open.generation,
+            min_offset: open.start,
+            max_offset: open.start,
+            ..Self::default()
+        }
+    }
+
     /// The number of this queue's batch among those of the entry, if the entry was the last to add one.
     pub fn batch_in(&self, log_index: u64) -> Option<usize> {
         self.open_batch
@@ -202,16 +208,38 @@ impl Queue {
 /// A topic with its queues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
-    /// Never reused.
+    /// Never reused within this Raft group.
     pub id: u32,
-    /// Settings.
+    /// The topic's id at the controller.
+    pub uid: u64,
+    /// The controller's epoch of the last change.
+    pub version: u64,
+    /// Settings of the whole topic.
     pub config: TopicConfig,
-    /// When it was created, by the proposer's clock.
+    /// When it was created, in milliseconds since 1970.
     pub created_ms: i64,
     /// The name again, shared.
     pub name: Arc<str>,
-    /// By number.
-    pub queues: Vec<Queue>,
+    /// By number; `None` for the queues of other Raft groups.
+    pub queues: Vec<Option<Queue>>,
+}
+
+impl Topic {
+    /// The queues that are here, by number.
+    pub fn queues(&self) -> impl Iterator<Item = (u32, &Queue)> {
+        self.queues
+            .iter()
+            .zip(0..)
+            .filter_map(|(queue, number)| Some((number, queue.as_ref()?)))
+    }
+
+    fn queue(&self, number: u32) -> Option<&Queue> {
+        self.queues.get(number as usize)?.as_ref()
+    }
+
+    fn queue_mut(&mut self, number: u32) -> Option<&mut Queue> {
+        self.queues.get_mut(number as usize)?.as_mut()
+    }
 }
 
 /// Where a queue continues after a trim: its first batch behind the trim point.
@@ -252,12 +280,12 @@ impl Topics {
     /// The queue and its id.
     pub fn queue(&self, topic: &str, queue: u32) -> Option<(QueueId, &Queue)> {
         let topic = self.get(topic)?;
-        Some((QueueId::new(topic.id, queue), topic.queues.get(queue as usize)?))
+        Some((QueueId::new(topic.id, queue), topic.queue(queue)?))
     }
 
     /// The queue with this id.
     pub fn queue_by_id(&self, id: QueueId) -> Option<&Queue> {
-        self.by_id.get(&id.topic())?.queues.get(id.queue() as usize)
+        self.by_id.get(&id.topic())?.queue(id.queue())
     }
 
     /// All topics by name.
@@ -291,7 +319,7 @@ impl Topics {
         if topic.config.perm & PERM_WRITE == 0 {
             return Reply::Refused(Refusal::NotWritable);
         }
-        let Some(queue) = topic.queues.get_mut(append.queue as usize) else {
+        let Some(Some(queue)) = topic.queues.get_mut(append.queue as usize) else {
             return Reply::Refused(Refusal::QueueOutOfRange);
         };
         if append.generation != queue.generation {
@@ -333,63 +361,79 @@ impl Topics {
         }
     }
 
-    /// Creates or changes a topic. With `if_absent` an existing one stays as it is.
-    pub(super) fn put(
-        &mut self,
-        config: TopicConfig,
-        if_absent: bool,
-        now_ms: i64,
-        next_topic_id: &mut u32,
-        effects: &mut Effects,
-    ) -> Reply {
-        if config.queues == 0 || config.queues > QUEUES_PER_TOPIC_MAX {
+    /// Creates or changes a topic, and opens the queues assigned to this group that are not open yet.
+    pub(super) fn assign(&mut self, assignment: Assignment, next_topic_id: &mut u32, effects: &mut Effects) -> Reply {
+        let Assignment {
+            config,
+            uid,
+            version,
+            created_ms,
+            open,
+        } = assignment;
+        if config.queues == 0
+            || config.queues > QUEUES_PER_TOPIC_MAX
+            || open
+                .iter()
+                .any(|open| open.queue >= config.queues || !(0..=START_MAX).contains(&open.start))
+        {
             return Reply::Refused(Refusal::QueueOutOfRange);
         }
-        let existing = self.ids.get(&config.name).and_then(|id| self.by_id.get_mut(id));
-        let before = match &existing {
-            Some(topic) if if_absent || topic.config == config => return Reply::Done,
+        let existing = self.ids.get(&config.name).and_then(|id| self.by_id.get(id));
+        let opened = match existing {
+            Some(topic) if topic.uid != uid => return Reply::Refused(Refusal::OtherTopic),
+            Some(topic) if topic.version >= version => return Reply::Done,
             Some(topic) if topic.config.queues > config.queues => return Reply::Refused(Refusal::FewerQueues),
-            Some(topic) => u64::from(topic.config.queues),
+            Some(topic) => open.iter().filter(|open| topic.queue(open.queue).is_none()).count(),
             None if self.ids.len() >= TOPICS_MAX => return Reply::Refused(Refusal::LimitReached("topics")),
-            None => 0,
+            None => open.len(),
         };
-        let queues = self.queues - before + u64::from(config.queues);
-        if queues > QUEUES_MAX {
+        if self.queues + opened as u64 > QUEUES_MAX {
             return Reply::Refused(Refusal::LimitReached("queues"));
         }
-        self.queues = queues;
-        let topic = match existing {
-            Some(topic) => {
-                topic.queues.resize_with(config.queues as usize, Queue::default);
-                topic.config = config;
-                topic
+        let id = *self.ids.entry(config.name.clone()).or_insert_with(|| {
+            let id = *next_topic_id;
+            *next_topic_id += 1;
+            id
+        });
+        let topic = self.by_id.entry(id).or_insert_with(|| Topic {
+            id,
+            uid,
+            version,
+            created_ms,
+            name: config.name.as_str().into(),
+            queues: Vec::new(),
+            config: config.clone(),
+        });
+        topic.version = version;
+        topic.queues.resize_with(config.queues as usize, || None);
+        topic.config = config;
+        for open in &open {
+            let queue = &mut topic.queues[open.queue as usize];
+            if queue.is_none() {
+                let queue = queue.insert(Queue::opened(open));
+                self.queues += 1;
+                effects.put(
+                    Key::new(records::QUEUE).u64(QueueId::new(id, open.queue).0).finish(),
+                    queue.encode(),
+                );
             }
-            None => {
-                let id = *next_topic_id;
-                *next_topic_id += 1;
-                self.ids.insert(config.name.clone(), id);
-                self.by_id.entry(id).or_insert(Topic {
-                    id,
-                    created_ms: now_ms,
-                    name: config.name.as_str().into(),
-                    queues: vec![Queue::default(); config.queues as usize],
-                    config,
-                })
-            }
-        };
+        }
         let mut out = Encoder::starting(&[RECORD_VERSION]);
-        out.i64(topic.created_ms);
-        topic.config.encode(&mut out);
+        out.u64(topic.uid).u64(topic.version).i64(topic.created_ms);
+        encode_config(&topic.config, &mut out);
         effects.put(Key::new(records::TOPIC).u32(topic.id).finish(), out.finish());
         Reply::Done
     }
 
     /// Removes a topic with its queues and their index; the messages' bytes go with the log.
-    pub(super) fn delete(&mut self, name: &str, effects: &mut Effects) -> Reply {
+    pub(super) fn delete(&mut self, name: &str, uid: u64, effects: &mut Effects) -> Reply {
+        if self.get(name).is_none_or(|topic| topic.uid != uid) {
+            return Reply::Refused(Refusal::TopicNotExist);
+        }
         let Some(topic) = self.ids.remove(name).and_then(|id| self.by_id.remove(&id)) else {
             return Reply::Refused(Refusal::TopicNotExist);
         };
-        self.queues -= topic.queues.len() as u64;
+        self.queues -= topic.queues().count() as u64;
         effects.delete(Key::new(records::TOPIC).u32(topic.id).finish());
         for prefix in [records::QUEUE, records::QUEUE_INDEX] {
             let from = Key::new(prefix).u32(topic.id).finish();
@@ -403,7 +447,7 @@ impl Topics {
         let queues = self
             .by_id
             .values()
-            .flat_map(|topic| topic.queues.iter().zip(0..).map(|(q, n)| (topic.id, n, q)));
+            .flat_map(|topic| topic.queues().map(|(n, q)| (topic.id, n, q)));
         queues
             .filter(|(_, _, queue)| queue.min_offset < queue.max_offset && queue.first_log_index <= log_index)
             .map(|(topic, number, _)| QueueId::new(topic, number))
@@ -420,8 +464,8 @@ impl Topics {
         batch_after: &mut impl FnMut(QueueId, Range<i64>, u64) -> Result<Option<BatchStart>, E>,
         effects: &mut Effects,
     ) -> Result<(), E> {
-        let queues = self.by_id.get_mut(&id.topic()).map(|topic| &mut topic.queues);
-        let Some(queue) = queues.and_then(|queues| queues.get_mut(id.queue() as usize)) else {
+        let topic = self.by_id.get_mut(&id.topic());
+        let Some(queue) = topic.and_then(|topic| topic.queue_mut(id.queue())) else {
             return Ok(());
         };
         let open = queue.batch_in(current).map(|number| {
@@ -459,25 +503,25 @@ impl Topics {
         if from.u8()? != RECORD_VERSION {
             return Err(Malformed);
         }
-        let created_ms = from.i64()?;
-        let config = TopicConfig::decode(&mut from)?;
+        let (uid, version, created_ms) = (from.u64()?, from.u64()?, from.i64()?);
+        let config = decode_config(&mut from)?;
         from.finish()?;
-        self.queues += u64::from(config.queues);
-        let queues = vec![Queue::default(); config.queues as usize];
+        let mut queues = Vec::new();
+        queues.resize_with(config.queues as usize, || None);
         let name = config.name.as_str().into();
         if self.ids.insert(config.name.clone(), id).is_some() {
             return Err(Malformed);
         }
-        self.by_id.insert(
+        let topic = Topic {
             id,
-            Topic {
-                id,
-                config,
-                created_ms,
-                name,
-                queues,
-            },
-        );
+            uid,
+            version,
+            config,
+            created_ms,
+            name,
+            queues,
+        };
+        self.by_id.insert(id, topic);
         Ok(())
     }
 
@@ -485,7 +529,10 @@ impl Topics {
         let id = QueueId(key.u64()?);
         key.finish()?;
         let topic = self.by_id.get_mut(&id.topic()).ok_or(Malformed)?;
-        *topic.queues.get_mut(id.queue() as usize).ok_or(Malformed)? = Queue::decode(value)?;
+        let queue = topic.queues.get_mut(id.queue() as usize).ok_or(Malformed)?;
+        if queue.replace(Queue::decode(value)?).is_none() {
+            self.queues += 1;
+        }
         Ok(())
     }
 }

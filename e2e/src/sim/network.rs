@@ -150,7 +150,7 @@ impl Transport for SimTransport {
     type Sender = SimSender;
     type Receiver = SimReceiver;
 
-    async fn connect(&self, name: &str, purpose: Purpose) -> io::Result<(SimSender, SimReceiver)> {
+    async fn connect(&self, _replica: u64, name: &str, purpose: Purpose) -> io::Result<(SimSender, SimReceiver)> {
         SimRuntime::sleep(self.network.delay() * 2).await;
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
         if !self.alive.load(Ordering::Relaxed) {

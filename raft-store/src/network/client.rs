@@ -57,10 +57,11 @@ impl<Rt, D: Disk, T: Transport, R> Network<Rt, D, T, R> {
         }
     }
 
-    fn client(&self, node: &Member, purpose: Purpose) -> Client<Rt, D, T, R> {
+    fn client(&self, replica: u64, node: &Member, purpose: Purpose) -> Client<Rt, D, T, R> {
         Client {
             transport: self.transport.clone(),
             disk: self.disk.clone(),
+            replica,
             node: node.node.clone(),
             purpose,
             idle: Arc::new(Mutex::new(None)),
@@ -74,16 +75,16 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, R: Send + Sync + 'static> RaftNetw
 {
     type Network = Client<Rt, D, T, R>;
 
-    async fn new_client(&mut self, _target: u64, node: &Member) -> Self::Network {
-        self.client(node, Purpose::Append)
+    async fn new_client(&mut self, target: u64, node: &Member) -> Self::Network {
+        self.client(target, node, Purpose::Append)
     }
 
-    async fn new_heartbeat_client(&mut self, _target: u64, node: &Member) -> Self::Network {
-        self.client(node, Purpose::Control)
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Self::Network {
+        self.client(target, node, Purpose::Control)
     }
 
-    async fn new_snapshot_client(&mut self, _target: u64, node: &Member) -> Self::Network {
-        self.client(node, Purpose::Files)
+    async fn new_snapshot_client(&mut self, target: u64, node: &Member) -> Self::Network {
+        self.client(target, node, Purpose::Files)
     }
 }
 
@@ -93,6 +94,7 @@ type Connection<T> = (<T as Transport>::Sender, <T as Transport>::Receiver);
 pub struct Client<Rt, D: Disk, T: Transport, R> {
     transport: T,
     disk: D,
+    replica: u64,
     node: String,
     purpose: Purpose,
     idle: Arc<Mutex<Option<Connection<T>>>>,
@@ -114,7 +116,7 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, R: Send + Sync + 'static> Client<R
         {
             return Ok(connection);
         }
-        self.transport.connect(&self.node, purpose).await
+        self.transport.connect(self.replica, &self.node, purpose).await
     }
 
     /// One request, one response, within `limit`.

@@ -1,4 +1,4 @@
-//! Three nodes as processes of this program, on loopback, with data in a folder of their own.
+//! A controller and three nodes as processes of this program, on loopback, with data in a folder of their own.
 //!
 //! Every port is chosen before the first start and kept, so that a node that was killed comes back where it was. All
 //! processes are killed when the cluster is dropped.
@@ -15,6 +15,7 @@ use flotilla_api::http::RaftGroup;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::super::RunArgs;
+use super::super::cpu::resident_bytes;
 use super::super::failover::{FailoverArgs, send_one_by_one};
 use super::super::target::{Target, TargetArgs};
 
@@ -25,7 +26,9 @@ const PORTS_PER_NODE: u16 = 6;
 const START_MAX: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 const HTTP_TIMEOUT: Duration = Duration::from_secs(2);
+/// The Raft group whose leader the rows about failover look at.
 const RAFT_GROUP: &str = "g1";
+const CONTROLLERS_MAX: usize = 3;
 
 /// When nodes answer a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +46,50 @@ impl Flush {
     }
 }
 
+/// What a row needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Setup {
+    pub(super) flush: Flush,
+    /// Raft groups, each with a replica on every node.
+    pub(super) groups: usize,
+    pub(super) controllers: usize,
+}
+
 struct Node {
     name: String,
+    /// The command that starts it.
+    role: &'static str,
     config: PathBuf,
     name_server: u16,
     http: u16,
     process: Option<Child>,
+}
+
+impl Node {
+    fn spawn(&mut self, program: &Path, folder: &Path) -> anyhow::Result<()> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join(format!("{}.log", self.name)))?;
+        let child = Command::new(program)
+            .args([self.role, "--config"])
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("start {}", self.name))?;
+        self.process = Some(child);
+        Ok(())
+    }
+
+    fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.process.take() {
+            child.kill().context("kill a process")?;
+            child.wait().context("wait for a killed process")?;
+        }
+        Ok(())
+    }
 }
 
 /// A running cluster.
@@ -56,6 +97,7 @@ pub(super) struct Cluster {
     program: PathBuf,
     folder: PathBuf,
     remove_folder: bool,
+    controllers: Vec<Node>,
     nodes: Vec<Node>,
 }
 
@@ -64,81 +106,100 @@ impl Cluster {
     pub(super) fn start(
         program: Option<&Path>,
         folder: Option<&Path>,
-        flush: Flush,
+        setup: Setup,
     ) -> anyhow::Result<(Cluster, Duration)> {
         let program = match program {
             Some(program) => program.to_path_buf(),
             None => std::env::current_exe().context("find this program")?,
         };
-        let name = format!("flotilla-bench-{}-{}", std::process::id(), flush.as_str());
+        let name = format!(
+            "flotilla-bench-{}-{}-{}-{}",
+            std::process::id(),
+            setup.flush.as_str(),
+            setup.groups,
+            setup.controllers
+        );
         let parent = folder.map_or_else(std::env::temp_dir, Path::to_path_buf);
         let folder_given = folder.is_some();
         let folder = parent.join(name);
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let mut cluster = Cluster {
             program,
+            controllers: Vec::new(),
             nodes: Vec::new(),
             folder,
             remove_folder: !folder_given,
         };
-        cluster.write_configurations(flush)?;
+        cluster.write_configurations(setup)?;
         let start = Instant::now();
-        for place in 0..NODES {
-            cluster.spawn(place)?;
-        }
+        cluster.start_missing()?;
         cluster.wait_for_ack()?;
         Ok((cluster, start.elapsed()))
     }
 
-    fn write_configurations(&mut self, flush: Flush) -> anyhow::Result<()> {
-        let base = free_ports(PORTS_PER_NODE * NODES as u16)?;
+    fn write_configurations(&mut self, setup: Setup) -> anyhow::Result<()> {
+        let base = free_ports(PORTS_PER_NODE * (NODES + CONTROLLERS_MAX) as u16)?;
         let port = |place: usize, offset: u16| base + place as u16 * PORTS_PER_NODE + offset;
-        let members: Vec<String> = (0..NODES)
-            .map(|place| format!("\"n{}=127.0.0.1:{}\"", place + 1, port(place, 4)))
+        let controllers: Vec<(String, u16)> = (0..setup.controllers)
+            .map(|place| (format!("c{}", place + 1), port(NODES + place, 4)))
+            .collect();
+        let peers: Vec<String> = controllers
+            .iter()
+            .map(|(name, port)| format!("\"{name}=127.0.0.1:{port}\""))
+            .collect();
+        for (place, (name, controller)) in controllers.iter().enumerate() {
+            let (name_server, http) = (port(NODES + place, 0), port(NODES + place, 1));
+            let text = format!(
+                "node = \"{name}\"\ndata = \"{}\"\ncluster = \"flotilla-bench\"\npeers = [{}]\n\n\
+                 [ports]\ncontroller = {controller}\nname_server = {name_server}\nhttp = {http}\n\n\
+                 [policy]\nreplicas = {NODES}\ngroups = {}\nauto_create_topics = true\n",
+                self.folder.join(name).display(),
+                peers.join(", "),
+                setup.groups,
+            );
+            let node = self.configured(name, "controller", &text, (name_server, http))?;
+            self.controllers.push(node);
+        }
+        let addresses: Vec<String> = controllers
+            .iter()
+            .map(|(_, port)| format!("\"127.0.0.1:{port}\""))
             .collect();
         for place in 0..NODES {
             let name = format!("n{}", place + 1);
-            let config = self.folder.join(format!("{name}.toml"));
+            let (name_server, http) = (port(place, 0), port(place, 1));
             let text = format!(
-                "node = \"{name}\"\ndata = \"{}\"\n\n[ports]\nname_server = {}\nhttp = {}\nremoting = {}\npeer = {}\n\n\
-                 [log]\nflush = \"{}\"\n\n[cluster]\nname = \"flotilla-bench\"\nmembers = [{}]\n\n\
-                 [policy]\nauto_create_topics = true\nleave_seconds = 0\n",
+                "node = \"{name}\"\ndata = \"{}\"\ncontrollers = [{}]\n\n\
+                 [ports]\nname_server = {name_server}\nhttp = {http}\nremoting = {}\npeer = {}\n\n\
+                 [log]\nflush = \"{}\"\n\n[policy]\nleave_seconds = 0\n",
                 self.folder.join(&name).display(),
-                port(place, 0),
-                port(place, 1),
+                addresses.join(", "),
                 port(place, 5),
                 port(place, 4),
-                flush.as_str(),
-                members.join(", "),
+                setup.flush.as_str(),
             );
-            std::fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
-            self.nodes.push(Node {
-                name,
-                config,
-                name_server: port(place, 0),
-                http: port(place, 1),
-                process: None,
-            });
+            let node = self.configured(&name, "broker", &text, (name_server, http))?;
+            self.nodes.push(node);
         }
         Ok(())
     }
 
-    fn spawn(&mut self, place: usize) -> anyhow::Result<()> {
-        let node = &mut self.nodes[place];
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.join(format!("{}.log", node.name)))?;
-        let child = Command::new(&self.program)
-            .args(["broker", "--config"])
-            .arg(&node.config)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("start a node")?;
-        node.process = Some(child);
-        Ok(())
+    fn configured(
+        &self,
+        name: &str,
+        role: &'static str,
+        text: &str,
+        (name_server, http): (u16, u16),
+    ) -> anyhow::Result<Node> {
+        let config = self.folder.join(format!("{name}.toml"));
+        std::fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
+        Ok(Node {
+            name: name.to_owned(),
+            role,
+            config,
+            name_server,
+            http,
+            process: None,
+        })
     }
 
     /// Process ids of the nodes that run.
@@ -253,11 +314,7 @@ impl Cluster {
 
     /// Kills a node without warning.
     pub(super) fn kill(&mut self, place: usize) -> anyhow::Result<()> {
-        if let Some(mut child) = self.nodes[place].process.take() {
-            child.kill().context("kill a node")?;
-            child.wait().context("wait for a killed node")?;
-        }
-        Ok(())
+        self.nodes[place].kill()
     }
 
     /// Kills all nodes without warning.
@@ -265,14 +322,69 @@ impl Cluster {
         (0..NODES).try_for_each(|place| self.kill(place))
     }
 
-    /// Starts the nodes that do not run.
+    /// Starts the processes that do not run.
     pub(super) fn start_missing(&mut self) -> anyhow::Result<()> {
-        for place in 0..NODES {
-            if self.nodes[place].process.is_none() {
-                self.spawn(place)?;
+        for node in self.controllers.iter_mut().chain(&mut self.nodes) {
+            if node.process.is_none() {
+                node.spawn(&self.program, &self.folder)?;
             }
         }
         Ok(())
+    }
+
+    /// The place of the controller that leads, as node 1 sees it.
+    pub(super) fn leading_controller(&self) -> anyhow::Result<usize> {
+        let deadline = Instant::now() + START_MAX;
+        loop {
+            let told = http_get(self.nodes[0].http, "/v1/cluster")
+                .and_then(|body| Ok(serde_json::from_slice::<flotilla_api::http::Cluster>(&body)?));
+            let leading = told.ok().and_then(|told| {
+                let leading = told.controllers.into_iter().find(|controller| controller.leader)?.node;
+                self.controllers
+                    .iter()
+                    .position(|controller| controller.name == leading)
+            });
+            if let Some(place) = leading {
+                return Ok(place);
+            }
+            anyhow::ensure!(Instant::now() < deadline, "no controller leads");
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Kills a controller without warning.
+    pub(super) fn kill_controller(&mut self, place: usize) -> anyhow::Result<()> {
+        self.controllers[place].kill()
+    }
+
+    /// Has a node create a topic; true if it was created.
+    pub(super) fn create_topic(&self, place: usize, topic: &str, queues: u32) -> anyhow::Result<bool> {
+        let body = format!("{{\"queues\": {queues}}}");
+        let status = http_status(self.nodes[place].http, "PUT", &format!("/v1/topics/{topic}"), &body)?;
+        Ok(status == 201)
+    }
+
+    /// Has leadership of the Raft group go to another node.
+    pub(super) fn transfer_leader(&self, place: usize) -> anyhow::Result<()> {
+        let (node, path) = (&self.nodes[place], format!("/v1/groups/{RAFT_GROUP}/leader"));
+        let status = http_status(node.http, "POST", &path, &format!("{{\"node\": \"{}\"}}", node.name))?;
+        anyhow::ensure!(status == 200, "the transfer was answered with {status}");
+        Ok(())
+    }
+
+    /// Stops a node in order.
+    pub(super) fn terminate(&mut self, place: usize) -> anyhow::Result<()> {
+        if let Some(mut child) = self.nodes[place].process.take() {
+            let pid = Pid::from_raw(child.id() as i32).context("a process id")?;
+            kill_process(pid, Signal::TERM).context("stop a node")?;
+            child.wait().context("wait for a node")?;
+        }
+        Ok(())
+    }
+
+    /// Memory of the nodes that run, in bytes.
+    pub(super) fn resident(&self) -> Vec<u64> {
+        self.pids().into_iter().filter_map(resident_bytes).collect()
     }
 
     /// Stops a node's processor time, or gives it back.
@@ -287,6 +399,9 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         // Best effort: what cannot be killed or removed is left to the system's own cleaning.
         let _ = self.kill_all();
+        for controller in &mut self.controllers {
+            let _ = controller.kill();
+        }
         if self.remove_folder {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
@@ -305,15 +420,7 @@ fn free_ports(count: u16) -> anyhow::Result<u16> {
 
 /// The body of a plain GET.
 fn http_get(port: u16, path: &str) -> anyhow::Result<Vec<u8>> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut stream = TcpStream::connect_timeout(&address, HTTP_TIMEOUT)?;
-    stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
+    let answer = http(port, "GET", path, "")?;
     anyhow::ensure!(
         answer.starts_with(b"HTTP/1.1 200"),
         "GET {path} was not answered with 200"
@@ -322,5 +429,26 @@ fn http_get(port: u16, path: &str) -> anyhow::Result<Vec<u8>> {
         .windows(4)
         .position(|window| window == b"\r\n\r\n")
         .context("no end of the header")?;
-    Ok(answer.split_off(end + 4))
+    Ok(answer[end + 4..].to_vec())
+}
+
+/// The status of any request.
+fn http_status(port: u16, method: &str, path: &str, body: &str) -> anyhow::Result<u16> {
+    let answer = http(port, method, path, body)?;
+    let status = answer.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok());
+    status.and_then(|digits| digits.parse().ok()).context("no status line")
+}
+
+fn http(port: u16, method: &str, path: &str, body: &str) -> anyhow::Result<Vec<u8>> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = TcpStream::connect_timeout(&address, HTTP_TIMEOUT)?;
+    stream.set_read_timeout(Some(HTTP_TIMEOUT))?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(answer)
 }

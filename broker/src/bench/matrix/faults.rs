@@ -50,6 +50,74 @@ pub(super) fn silent_leader(cluster: &mut Cluster, trials: usize) -> anyhow::Res
     Ok(Row::new("F2", "ms", Goal::AtMost(1000.0), gaps))
 }
 
+/// Leadership is handed to another node while messages are sent.
+pub(super) fn planned_transfer(cluster: &mut Cluster, trials: usize) -> anyhow::Result<Row> {
+    let mut gaps = Vec::new();
+    for _ in 0..trials.max(1) {
+        let leader = cluster.leader()?;
+        let gap = gap_of(cluster, leader, |cluster| cluster.transfer_leader((leader + 1) % 3))?;
+        eprintln!("  {:.0} ms", gap.as_secs_f64() * 1e3);
+        gaps.push(gap.as_secs_f64() * 1e3);
+        cluster.wait_until_caught_up()?;
+    }
+    Ok(Row::new("F3", "ms", Goal::AtMost(50.0), gaps))
+}
+
+/// The leading controller is killed: how long until a topic can be created again. Sends that failed meanwhile count as
+/// errors.
+pub(super) fn killed_controller(cluster: &mut Cluster, trials: usize) -> anyhow::Result<Row> {
+    let (mut times, mut errors) = (Vec::new(), 0);
+    for trial in 0..trials.max(1) {
+        let leader = cluster.leading_controller()?;
+        let args = failover_args(cluster, 0);
+        let target = Target::find(&args.target)?;
+        let done = Arc::new(AtomicBool::new(false));
+        let sender = {
+            let done = Arc::clone(&done);
+            std::thread::Builder::new()
+                .name("bench-f4".to_owned())
+                .spawn(move || send_one_by_one(&args, &target, &|_| done.load(Ordering::Relaxed)))?
+        };
+        std::thread::sleep(Duration::from_millis(300));
+        let start = Instant::now();
+        cluster.kill_controller(leader)?;
+        let mut attempts = 0;
+        while !cluster
+            .create_topic(0, &format!("f4-{trial}-{attempts}"), 3)
+            .unwrap_or(false)
+        {
+            attempts += 1;
+            anyhow::ensure!(start.elapsed() < TRIAL_MAX, "no topic was created within {TRIAL_MAX:?}");
+        }
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+        done.store(true, Ordering::Relaxed);
+        let (sample, _) = sender.join().map_err(|_| anyhow::anyhow!("the client panicked"))??;
+        let failed: u64 = sample.errors.values().sum();
+        eprintln!("  {:.0} ms, {failed} sends failed", times[times.len() - 1]);
+        errors += failed;
+        cluster.start_missing()?;
+        cluster.leading_controller()?;
+    }
+    Ok(Row {
+        errors,
+        ..Row::new("F4", "ms", Goal::AtMost(1500.0), times)
+    })
+}
+
+/// All nodes are stopped in order with a long log; how long from their start to the first acknowledgement.
+pub(super) fn clean_restart(cluster: &mut Cluster, mib: u64) -> anyhow::Result<Row> {
+    fill(cluster, mib)?;
+    for place in 0..3 {
+        cluster.terminate(place)?;
+    }
+    let start = Instant::now();
+    cluster.start_missing()?;
+    cluster.wait_for_ack()?;
+    let taken = start.elapsed().as_secs_f64();
+    cluster.wait_until_caught_up()?;
+    Ok(Row::new("R1", "s", Goal::AtMost(1.0), vec![taken]))
+}
+
 /// Sends one message at a time through a node that survives; the longest time without an acknowledgement around the fault.
 fn gap_of(
     cluster: &mut Cluster,
@@ -91,24 +159,7 @@ fn gap_of(
 
 /// All nodes are killed at full rate; how long from their start to the first acknowledgement.
 pub(super) fn crash_restart(cluster: &mut Cluster, mib: u64) -> anyhow::Result<Row> {
-    let mut sending = SendArgs {
-        target: cluster.target("restart", 0),
-        connections: 4,
-        window: 64,
-        size: 4096,
-        batch: 8,
-        rate: None,
-        keys: false,
-        tags: None,
-        binary: false,
-        run: run_args(2.0),
-    };
-    let mut written = 0;
-    while written < mib << 20 {
-        let report = send(&sending)?;
-        anyhow::ensure!(report.messages > 0, "no message was acknowledged while filling the log");
-        written += report.messages * sending.size as u64;
-    }
+    let mut sending = fill(cluster, mib)?;
     sending.run.timeout = 1000;
     let sender = std::thread::Builder::new()
         .name("bench-crash".to_owned())
@@ -126,6 +177,29 @@ pub(super) fn crash_restart(cluster: &mut Cluster, mib: u64) -> anyhow::Result<R
     let taken = start.elapsed().as_secs_f64();
     cluster.wait_until_caught_up()?;
     Ok(Row::new("R2", "s", Goal::AtMost(3.0), vec![taken]))
+}
+
+/// Writes so many MiB of messages; returns what sends more of the same.
+fn fill(cluster: &Cluster, mib: u64) -> anyhow::Result<SendArgs> {
+    let sending = SendArgs {
+        target: cluster.target("restart", 0),
+        connections: 4,
+        window: 64,
+        size: 4096,
+        batch: 8,
+        rate: None,
+        keys: false,
+        tags: None,
+        binary: false,
+        run: run_args(2.0),
+    };
+    let mut written = 0;
+    while written < mib << 20 {
+        let report = send(&sending)?;
+        anyhow::ensure!(report.messages > 0, "no message was acknowledged while filling the log");
+        written += report.messages * sending.size as u64;
+    }
+    Ok(sending)
 }
 
 /// A thousand topics, a hundred connections, and nothing to do: memory of the largest node, processor time of all.

@@ -6,6 +6,7 @@
 mod cluster;
 mod faults;
 mod machine;
+mod queues;
 mod row;
 mod traffic;
 
@@ -15,7 +16,7 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
-use cluster::{Cluster, Flush};
+use cluster::{Cluster, Flush, Setup};
 use machine::Machine;
 use row::Row;
 
@@ -58,22 +59,55 @@ struct Matrix {
     rows: Vec<Row>,
 }
 
-/// Rows that run on a cluster that flushes before it answers.
-const SYNC_ROWS: &[&str] = &[
-    "T1", "T2", "T3", "T4", "T5a", "T5b", "L1", "L2", "C1", "F1", "F2", "I1", "I4", "R2",
+const ONE_LOG: Setup = Setup {
+    flush: Flush::Sync,
+    groups: 1,
+    controllers: 1,
+};
+
+/// Which rows run on which cluster. Most have one Raft group, so that a row measures one log; the nodes share this
+/// machine, so several groups show their overhead, not what more machines bring.
+const CLUSTERS: &[(Setup, &[&str])] = &[
+    (
+        ONE_LOG,
+        &[
+            "T1", "T2", "T3", "T4", "T5a", "T5b", "L1", "L2", "C1", "F1", "F2", "F3", "I1", "I4", "R2",
+        ],
+    ),
+    (
+        Setup {
+            flush: Flush::Async,
+            ..ONE_LOG
+        },
+        &["T6a", "T6b"],
+    ),
+    (Setup { groups: 2, ..ONE_LOG }, &["S2a"]),
+    (Setup { groups: 4, ..ONE_LOG }, &["S2b"]),
+    (Setup { groups: 8, ..ONE_LOG }, &["T7"]),
+    (ONE_LOG, &["R1"]),
+    (ONE_LOG, &["Q1"]),
+    (
+        Setup {
+            groups: 3,
+            controllers: 3,
+            ..ONE_LOG
+        },
+        &["F4"],
+    ),
 ];
-/// Rows that run on a cluster that answers from memory.
-const ASYNC_ROWS: &[&str] = &["T6a", "T6b"];
+
+/// Names of all rows.
+fn rows() -> impl Iterator<Item = &'static str> {
+    CLUSTERS.iter().flat_map(|(_, rows)| rows.iter().copied())
+}
 
 /// Runs the wanted rows and writes the result.
 pub(crate) fn run(args: &MatrixArgs) -> anyhow::Result<()> {
     for wanted in &args.rows {
-        let known = SYNC_ROWS.iter().chain(ASYNC_ROWS).any(|row| row == wanted);
         anyhow::ensure!(
-            known,
-            "no row {wanted}; there are {} and {}",
-            SYNC_ROWS.join(", "),
-            ASYNC_ROWS.join(", ")
+            rows().any(|row| row == wanted),
+            "no row {wanted}; there are {}",
+            rows().collect::<Vec<_>>().join(", ")
         );
     }
     let mut matrix = Matrix {
@@ -81,23 +115,29 @@ pub(crate) fn run(args: &MatrixArgs) -> anyhow::Result<()> {
         machine: Machine::read(),
         rows: Vec::new(),
     };
-    for (flush, rows) in [(Flush::Sync, SYNC_ROWS), (Flush::Async, ASYNC_ROWS)] {
+    for (setup, rows) in CLUSTERS {
         let rows: Vec<&str> = rows
             .iter()
             .copied()
             .filter(|row| args.rows.is_empty() || args.rows.iter().any(|w| w == row))
             .collect();
         if !rows.is_empty() {
-            run_on_one_cluster(args, flush, &rows, &mut matrix)?;
+            run_on_one_cluster(args, *setup, &rows, &mut matrix)?;
         }
     }
     print!("{}", row::table(&matrix.rows));
     Ok(())
 }
 
-fn run_on_one_cluster(args: &MatrixArgs, flush: Flush, rows: &[&str], matrix: &mut Matrix) -> anyhow::Result<()> {
-    eprintln!("starting three nodes (flush = {})", flush.as_str());
-    let (mut cluster, first_ack) = Cluster::start(args.program.as_deref(), args.folder.as_deref(), flush)?;
+fn run_on_one_cluster(args: &MatrixArgs, setup: Setup, rows: &[&str], matrix: &mut Matrix) -> anyhow::Result<()> {
+    eprintln!(
+        "starting three nodes (flush = {}, {} raft groups, {} controllers)",
+        setup.flush.as_str(),
+        setup.groups,
+        setup.controllers
+    );
+    let (mut cluster, first_ack) = Cluster::start(args.program.as_deref(), args.folder.as_deref(), setup)?;
+    let one_log = matrix.rows.iter().find(|row| row.id == "T2").map(|row| row.value);
     for name in rows {
         eprintln!("row {name}");
         let measured = match *name {
@@ -110,8 +150,12 @@ fn run_on_one_cluster(args: &MatrixArgs, flush: Flush, rows: &[&str], matrix: &m
             )]),
             "F1" => faults::killed_leader(&mut cluster, args.trials).map(|row| vec![row]),
             "F2" => faults::silent_leader(&mut cluster, args.trials).map(|row| vec![row]),
+            "F3" => faults::planned_transfer(&mut cluster, args.trials).map(|row| vec![row]),
+            "F4" => faults::killed_controller(&mut cluster, args.trials).map(|row| vec![row]),
+            "R1" => faults::clean_restart(&mut cluster, args.restart_mib).map(|row| vec![row]),
+            "Q1" => queues::many_queues(&mut cluster, args.seconds, args.runs),
             "R2" => faults::crash_restart(&mut cluster, args.restart_mib).map(|row| vec![row]),
-            _ => traffic::row(name, &cluster, args.seconds, args.runs).map(|row| vec![row]),
+            _ => traffic::row(name, &cluster, args.seconds, args.runs, one_log).map(|row| vec![row]),
         };
         match measured {
             Ok(measured) => matrix.rows.extend(measured),

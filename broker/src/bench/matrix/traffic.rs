@@ -29,6 +29,8 @@ const fn closed(connections: usize, window: u32, size: usize, batch: usize, goal
 
 fn shape(name: &str) -> Option<Shape> {
     Some(match name {
+        // In shares of what one log takes.
+        "T7" | "S2a" | "S2b" => closed(4, 64, 128, 1, Goal::AtLeast(0.9)),
         "T1" => closed(64, 1, 128, 1, Goal::AtLeast(25_000.0)),
         "T2" => closed(4, 64, 128, 1, Goal::AtLeast(120_000.0)),
         "T3" => closed(4, 512, 128, 1, Goal::AtLeast(250_000.0)),
@@ -47,8 +49,14 @@ fn shape(name: &str) -> Option<Shape> {
     })
 }
 
-/// Runs one row.
-pub(super) fn row(name: &str, cluster: &Cluster, seconds: f64, runs: usize) -> anyhow::Result<Row> {
+/// Runs one row. `one_log` is what row T2 reached, for the rows that are compared with it.
+pub(super) fn row(
+    name: &str,
+    cluster: &Cluster,
+    seconds: f64,
+    runs: usize,
+    one_log: Option<f64>,
+) -> anyhow::Result<Row> {
     let shape = shape(name).ok_or_else(|| anyhow::anyhow!("row {name} sends nothing"))?;
     let mut reports = Vec::new();
     let mut values = Vec::new();
@@ -60,6 +68,10 @@ pub(super) fn row(name: &str, cluster: &Cluster, seconds: f64, runs: usize) -> a
                 let value = match name {
                     "L1" => report.latency_ms.p50,
                     "L2" => report.latency_ms.p99,
+                    "T7" | "S2a" | "S2b" => {
+                        let one_log = one_log.ok_or_else(|| anyhow::anyhow!("compared with T2: run that, too"))?;
+                        report.messages_per_second / one_log
+                    }
                     _ => report.messages_per_second,
                 };
                 (report, value)
@@ -75,6 +87,7 @@ pub(super) fn row(name: &str, cluster: &Cluster, seconds: f64, runs: usize) -> a
     let unit = match name {
         "L1" | "L2" => "ms",
         "C1" => "of send rate",
+        "T7" | "S2a" | "S2b" => "of T2",
         _ => "messages/s",
     };
     let chosen = &reports[median_of(&values).unwrap_or(0)];
@@ -114,6 +127,15 @@ fn consume_while_sending(cluster: &Cluster, shape: &Shape, seconds: f64) -> anyh
     Ok((consumed, share))
 }
 
+/// Sends of row T2 to a topic of its own.
+pub(super) fn send_to(cluster: &Cluster, topic: &str, queues: u32, seconds: f64) -> SendArgs {
+    let shape = closed(4, 64, 128, 1, Goal::AtLeast(0.0));
+    let mut args = send_args(cluster, &shape, seconds);
+    args.target.topic = topic.to_owned();
+    args.target.create_topic = Some(queues);
+    args
+}
+
 fn send_args(cluster: &Cluster, shape: &Shape, seconds: f64) -> SendArgs {
     SendArgs {
         target: cluster.target("bench", 0),
@@ -146,8 +168,8 @@ mod tests {
 
     #[test]
     fn every_traffic_row_has_a_shape() {
-        for name in super::super::SYNC_ROWS.iter().chain(super::super::ASYNC_ROWS) {
-            let other = name.starts_with(['F', 'I', 'R']);
+        for name in super::super::rows() {
+            let other = name.starts_with(['F', 'I', 'R', 'Q']);
             assert_eq!(shape(name).is_none(), other, "{name}");
         }
     }

@@ -1,0 +1,190 @@
+//! What every request handler of a process stands on.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::Context;
+use flotilla_controller::feed::Feed;
+use flotilla_controller::metadata::{Policy, Topic};
+use flotilla_controller::protocol::cluster_id_bytes;
+use flotilla_controller::subscription_group::SubscriptionGroupConfig;
+use flotilla_controller::topic::TopicConfig;
+use flotilla_raft_store::leadership::Leadership;
+use parking_lot::Mutex;
+
+use crate::config::Settings;
+use crate::connection_table::ConnectionTable;
+use crate::consumer_groups::{AppearedGroups, ConsumerGroups};
+use crate::controllers::Controllers;
+use crate::incoming::{Budget, REQUEST_BYTES_MAX};
+use crate::leaders::Leaders;
+use crate::long_poll::ParkedPulls;
+use crate::metrics::Metrics;
+use crate::peer::Peers;
+use crate::replica::{Replica, Replicas};
+use crate::sequences::Sequences;
+
+/// See the module. A controller has one without replicas: it answers clients by passing their requests on.
+#[derive(Debug)]
+pub struct Broker {
+    /// This process's stable name.
+    pub node: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// Settings of this process.
+    pub settings: Settings,
+    /// What is known of the cluster.
+    pub metadata: Arc<Feed>,
+    /// Whom to ask for changes of it.
+    pub controllers: Arc<Controllers>,
+    /// The replicas on this node.
+    pub replicas: Replicas,
+    /// Numbers of the requests this process passes on.
+    pub sequences: Sequences,
+    /// Who leads the other Raft groups.
+    pub leaders: Leaders,
+    /// All nodes.
+    pub peers: Arc<Peers>,
+    /// Client connections of this process.
+    pub connections: Arc<ConnectionTable>,
+    /// Makes records of consumer groups that appear.
+    pub consumer_groups: ConsumerGroups,
+    /// Pulls waiting for a message.
+    pub parked: Arc<ParkedPulls>,
+    /// Room for long requests.
+    pub request_budget: Budget,
+    /// What this process counts.
+    pub metrics: Arc<Metrics>,
+    /// Set while this node's disk is too full for more messages.
+    pub disk_full: AtomicBool,
+    /// When this node last handed a leadership back.
+    pub handed_over: Mutex<Option<Instant>>,
+}
+
+/// Something that one Raft group owns at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owned<'a> {
+    /// A queue: the group of its open segment.
+    Queue(&'a str, u32),
+    /// The members of a consumer group: the group of its coordinator slot.
+    Members(&'a str),
+    /// What lies in this Raft group.
+    Group(u16),
+}
+
+impl Broker {
+    /// A process of the cluster that `metadata` is of, without replicas so far; and what it has to keep going.
+    pub fn new(
+        settings: Settings,
+        metadata: Arc<Feed>,
+        controllers: Arc<Controllers>,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<(Self, AppearedGroups)> {
+        let cluster = metadata.read(|metadata| metadata.cluster.clone());
+        let id = cluster_id_bytes(&cluster.id).context("the cluster's id is not one")?;
+        let (consumer_groups, appeared) = ConsumerGroups::new();
+        let broker = Self {
+            node: settings.node.clone(),
+            cluster: cluster.name,
+            metadata,
+            controllers,
+            replicas: Replicas::default(),
+            sequences: Sequences::new(),
+            leaders: Leaders::default(),
+            peers: Peers::new(&settings.node, id, metrics.clone()),
+            connections: Arc::new(ConnectionTable::new(settings.policy.connections_max)),
+            consumer_groups,
+            parked: Arc::new(ParkedPulls::new(settings.policy.parked_pulls_max)),
+            request_budget: Budget::new(REQUEST_BYTES_MAX),
+            metrics,
+            disk_full: AtomicBool::new(false),
+            handed_over: Mutex::default(),
+            settings,
+        };
+        Ok((broker, appeared))
+    }
+
+    /// The Raft group that owns something; `None` if it does not exist as far as this process knows.
+    pub fn owner(&self, owned: Owned<'_>) -> Option<u16> {
+        match owned {
+            Owned::Queue(topic, queue) => self
+                .metadata
+                .read(|metadata| Some(metadata.topics.get(topic)?.open_segment(queue)?.group)),
+            Owned::Members(client_group) => self.metadata.read(|metadata| metadata.coordinator(client_group)),
+            Owned::Group(number) => Some(number),
+        }
+    }
+
+    /// The replica here that can serve something from its own state.
+    pub fn replica_of(&self, owned: Owned<'_>) -> Option<Arc<Replica>> {
+        self.replicas.get(self.owner(owned)?)
+    }
+
+    /// A topic with its queues.
+    pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.metadata.read(|metadata| metadata.topics.get(name).cloned())
+    }
+
+    /// Number of queues and permissions of a topic, which every send and pull asks for.
+    pub fn queues_and_perm(&self, topic: &str) -> Option<(u32, u8)> {
+        self.metadata.read(|metadata| {
+            let config = &metadata.topics.get(topic)?.config;
+            Some((config.queues, config.perm))
+        })
+    }
+
+    /// Settings of all topics by name.
+    pub fn topics(&self) -> Vec<TopicConfig> {
+        self.metadata
+            .read(|metadata| metadata.topics.values().map(|topic| topic.config.clone()).collect())
+    }
+
+    /// Settings of a subscription group, if it has a record.
+    pub fn subscription_group(&self, name: &str) -> Option<Arc<SubscriptionGroupConfig>> {
+        self.metadata
+            .read(|metadata| metadata.subscription_groups.get(name).cloned())
+    }
+
+    /// What the cluster does by itself.
+    pub fn policy(&self) -> Policy {
+        self.metadata.read(|metadata| metadata.cluster.policy.clone())
+    }
+
+    /// Who leads a Raft group, as far as this process knows.
+    pub fn leadership(&self, group: u16) -> Leadership {
+        match self.replicas.get(group) {
+            Some(replica) => replica.group.leadership(),
+            None => self.leaders.of(group),
+        }
+    }
+
+    /// Returns when something else than `seen` is known.
+    pub async fn leadership_changed(&self, group: u16, seen: &Leadership) -> Leadership {
+        match self.replicas.get(group) {
+            Some(replica) => replica.group.leadership_changed(seen).await,
+            None => self.leaders.changed(group, seen).await,
+        }
+    }
+
+    /// The replica that leads the group, if it is here.
+    pub fn led(&self, group: u16) -> Option<Arc<Replica>> {
+        self.replicas.get(group).filter(|replica| replica.group.is_leader())
+    }
+
+    /// All Raft groups: number and name.
+    pub fn groups(&self) -> Vec<(u16, String)> {
+        self.metadata.read(|metadata| {
+            let groups = metadata.groups.iter();
+            groups.map(|(number, group)| (*number, group.name.clone())).collect()
+        })
+    }
+
+    /// The name of a Raft group.
+    pub fn group_name(&self, number: u16) -> String {
+        let name = self
+            .metadata
+            .read(|metadata| metadata.groups.get(&number).map(|group| group.name.clone()));
+        name.unwrap_or_else(|| format!("g{number}"))
+    }
+}

@@ -1,0 +1,96 @@
+//! The replicas of Raft groups on this node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flotilla_raft_store::disk::files::FileDisk;
+use flotilla_raft_store::group::Group;
+use flotilla_raft_store::identity::GroupIdentity;
+use flotilla_raft_store::runtime::TokioRuntime;
+use parking_lot::RwLock;
+
+use crate::machine::{Machine, StateReader};
+use crate::peer::{DigestInfo, PeerTransport, ReplicaInfo};
+
+/// The Raft group of a replica, with everything generic filled in.
+pub type BrokerGroup = Group<TokioRuntime, FileDisk, PeerTransport, Machine>;
+
+/// One replica.
+#[derive(Debug)]
+pub struct Replica {
+    /// The Raft group's number, shown in positions.
+    pub number: u16,
+    /// Its name.
+    pub name: String,
+    /// Which cluster, group and creation of it.
+    pub identity: GroupIdentity,
+    /// This replica's Raft id.
+    pub id: u64,
+    /// The log.
+    pub group: BrokerGroup,
+    /// The applied state.
+    pub state: StateReader,
+}
+
+impl Replica {
+    /// As other processes are told.
+    pub fn info(&self) -> ReplicaInfo {
+        let status = self.group.status();
+        ReplicaInfo {
+            leader: status.leader,
+            term: status.term,
+            last_index: status.last.map_or(0, |id| id.index),
+            flushed_index: status.flushed.map_or(0, |id| id.index),
+            committed_index: status.committed.map_or(0, |id| id.index),
+            applied_index: status.applied.map_or(0, |id| id.index),
+            log_offset_end: status.log_offsets.1,
+            closed: status.closed,
+            digest: self.last_digest(),
+        }
+    }
+
+    /// The last digest it computed.
+    pub fn last_digest(&self) -> Option<DigestInfo> {
+        let digest = self.state.last_digest()?;
+        Some(DigestInfo {
+            nonce: digest.nonce,
+            index: digest.log_id.index,
+            value: digest.value,
+        })
+    }
+}
+
+/// All replicas of a node, by the number of their Raft group.
+#[derive(Debug, Default)]
+pub struct Replicas {
+    open: RwLock<BTreeMap<u16, Arc<Replica>>>,
+}
+
+impl Replicas {
+    /// The replica of a Raft group, if it is here and open.
+    pub fn get(&self, group: u16) -> Option<Arc<Replica>> {
+        self.open.read().get(&group).cloned()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<Replica>> {
+        self.open.read().values().cloned().collect()
+    }
+
+    /// Those that lead.
+    pub fn led(&self) -> Vec<Arc<Replica>> {
+        let mut replicas = self.all();
+        replicas.retain(|replica| replica.group.is_leader());
+        replicas
+    }
+
+    /// Adds one that was opened.
+    pub fn insert(&self, replica: Arc<Replica>) {
+        self.open.write().insert(replica.number, replica);
+    }
+
+    /// Takes one out that is to be closed.
+    pub fn remove(&self, group: u16) -> Option<Arc<Replica>> {
+        self.open.write().remove(&group)
+    }
+}
