@@ -12,7 +12,7 @@ SEEDS ?= 0..200
 # What `make bench` adds, for example BENCH_ARGS="--rows T1,F1".
 BENCH_ARGS ?=
 
-.PHONY: help run build fmt fmt-check lint doc test unit e2e sim bench verify
+.PHONY: help run build fmt fmt-check lint doc test unit e2e client-view sim bench verify
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,6 +50,11 @@ e2e: ## real processes, official Java clients, kills under load
 	@.ci/install test
 	$(CARGO) build --release --locked --workspace --bins
 	$(CARGO) test --release --locked -p flotilla-e2e --no-fail-fast
+
+client-view: ## what official Java clients notice of a killed node: failed sends and pauses, some minutes
+	@.ci/install test
+	$(CARGO) build --release --locked --workspace --bins
+	$(CARGO) test --release --locked --workspace --test client_view -- --ignored --nocapture
 
 sim: ## the simulator over many seeds: make sim SEEDS=0..1000
 	$(CARGO) build --release --locked -p flotilla-e2e --bin flotilla-sim

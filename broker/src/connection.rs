@@ -3,9 +3,9 @@
 //! Requests run as futures of this task, many at once, and are answered in the order they finish. Small answers are
 //! gathered into one buffer and everything waiting leaves in one vectored write.
 //!
-//! Bounded: requests in flight, their bytes ([`crate::incoming`]) and answer bytes not yet sent. Over any of these the
-//! connection is not read until it has caught up, so the client feels the TCP window; finished requests are not even
-//! polled while too many bytes wait. A client that for [`STALLED_MAX`] takes no byte of its answers, or sends none of a
+//! Bounded: requests in flight, their bytes ([`crate::incoming`]) and answer bytes not yet sent, those of one connection
+//! and those of all ([`crate::answers`]). Over any of these the connection is not read until it has caught up, so the
+//! client feels the TCP window; finished requests are not even polled while too many bytes wait. A client that for [`STALLED_MAX`] takes no byte of its answers, or sends none of a
 //! long frame it began, is cut off. Crash: a killed process resets its connections.
 
 use std::collections::VecDeque;
@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info};
 
+use crate::answers::AnswerBytes;
 use crate::connection_table::Connection;
 use crate::incoming::{Incoming, Next, Share};
 use crate::membership;
@@ -41,6 +42,8 @@ pub const UNSENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const IDLE_MAX: Duration = Duration::from_secs(120);
 /// A client that takes none of the bytes waiting for it, or sends none of a long frame, is cut off after this long.
 pub const STALLED_MAX: Duration = Duration::from_secs(30);
+/// The first of these while too many answers wait in this node.
+pub const STALLED_MAX_WHEN_HIGH: Duration = Duration::from_secs(5);
 
 /// How often idle and stalled connections are looked for.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
@@ -130,7 +133,7 @@ async fn converse(
     // Set while a frame waits for its share of the node's budget.
     let mut wanted_share: Option<BoxFuture<'static, Share>> = None;
     let mut last_read = Instant::now();
-    let mut unsent = Unsent::default();
+    let mut unsent = Unsent::new(broker.answers.clone());
     let mut in_flight = FuturesUnordered::new();
     let mut check = tokio::time::interval(CHECK_INTERVAL);
     let mut last_traffic = Instant::now();
@@ -158,7 +161,7 @@ async fn converse(
             return Ok(End::Stopped);
         }
         let parked = connection.parked.load(Ordering::Relaxed);
-        let roomy = unsent.bytes < UNSENT_BYTES_MAX;
+        let roomy = unsent.has_room();
         let may_read = !stopping
             && roomy
             && wanted_share.is_none()
@@ -169,7 +172,7 @@ async fn converse(
             Some(answer) = in_flight.next(), if roomy && !in_flight.is_empty() => {
                 unsent.push(answer);
                 // Whatever else is ready goes out with the same write.
-                while unsent.bytes < UNSENT_BYTES_MAX
+                while unsent.has_room()
                     && let Some(Some(answer)) = in_flight.next().now_or_never()
                 {
                     unsent.push(answer);
@@ -197,7 +200,12 @@ async fn converse(
             Some(push) = pushes.recv() => unsent.push(Some(push)),
             () = stopped(&mut shutdown), if !stopping => stopping = true,
             _ = check.tick() => {
-                if unsent.stalled_for() > STALLED_MAX {
+                let stalled_max = if broker.answers.is_high() {
+                    STALLED_MAX_WHEN_HIGH
+                } else {
+                    STALLED_MAX
+                };
+                if unsent.stalled_for() > stalled_max {
                     return Err(Broken::Stalled);
                 }
                 if input.holds_share() && may_read && last_read.elapsed() > STALLED_MAX {
@@ -242,8 +250,9 @@ fn read(stream: &TcpStream, input: &mut Incoming) -> io::Result<bool> {
 }
 
 /// Encoded answers that the socket has not taken yet.
-#[derive(Default)]
 struct Unsent {
+    /// Those of all connections.
+    all: Arc<AnswerBytes>,
     chunks: VecDeque<Bytes>,
     /// Small frames being gathered; follows the last chunk.
     gathered: BytesMut,
@@ -252,6 +261,26 @@ struct Unsent {
 }
 
 impl Unsent {
+    fn new(all: Arc<AnswerBytes>) -> Self {
+        Self {
+            all,
+            chunks: VecDeque::new(),
+            gathered: BytesMut::new(),
+            bytes: 0,
+            stalled_since: None,
+        }
+    }
+
+    /// Whether a further answer may be made: while there are too many in this node, only once the last one is sent.
+    fn has_room(&self) -> bool {
+        self.is_empty() || self.bytes < UNSENT_BYTES_MAX && !self.all.is_high()
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.all.add(bytes);
+    }
+
     fn is_empty(&self) -> bool {
         self.bytes == 0
     }
@@ -262,10 +291,10 @@ impl Unsent {
         let before = self.gathered.len();
         if command.body.len() <= COPY_BYTES_MAX {
             command.encode(&mut self.gathered);
-            self.bytes += self.gathered.len() - before;
+            self.count(self.gathered.len() - before);
         } else {
             command.encode_head(&mut self.gathered, command.body.len());
-            self.bytes += self.gathered.len() - before + command.body.len();
+            self.count(self.gathered.len() - before + command.body.len());
             self.seal();
             self.chunks.push_back(command.body);
         }
@@ -308,6 +337,7 @@ impl Unsent {
 
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
+        self.all.remove(written);
         while let Some(front) = self.chunks.front_mut() {
             if written < front.len() {
                 front.advance(written);
@@ -323,9 +353,16 @@ impl Unsent {
     }
 }
 
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.all.remove(self.bytes);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::answers::ANSWER_BYTES_HIGH;
 
     fn command(body: usize) -> RemotingCommand {
         RemotingCommand::request(40).with_body(Bytes::from(vec![7; body]))
@@ -333,7 +370,8 @@ mod tests {
 
     #[test]
     fn unsent_bytes_are_counted_and_leave_in_order() {
-        let mut unsent = Unsent::default();
+        let all = Arc::new(AnswerBytes::default());
+        let mut unsent = Unsent::new(all.clone());
         let mut expected = BytesMut::new();
         for body in [0, COPY_BYTES_MAX, COPY_BYTES_MAX + 1, 3] {
             unsent.push(Some(command(body)));
@@ -350,6 +388,22 @@ mod tests {
         }
         assert_eq!(sent, expected);
         assert!(unsent.is_empty());
+    }
+
+    #[test]
+    fn while_too_many_answers_wait_each_connection_gets_one_at_a_time() {
+        let all = Arc::new(AnswerBytes::default());
+        let mut unsent = Unsent::new(all.clone());
+        unsent.push(Some(command(1)));
+        assert!(unsent.has_room());
+        all.add(ANSWER_BYTES_HIGH);
+        assert!(!unsent.has_room());
+        unsent.seal();
+        unsent.advance(unsent.bytes);
+        assert!(unsent.has_room());
+        unsent.push(Some(command(1)));
+        drop(unsent);
+        assert!(!all.is_high(), "a connection takes its bytes with it");
     }
 
     #[test]

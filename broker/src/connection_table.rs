@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use flotilla_api::remoting::frame::RemotingCommand;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
+use crate::answers::READS_PER_CONNECTION_MAX;
 use crate::state::Subscription;
 
 /// Most client ids one connection may announce: a process with many client instances shares no connection.
@@ -41,6 +42,8 @@ pub struct Connection {
     /// Shared by offset updates under way; a query of offsets takes it alone once, behind the updates before it.
     /// Clients send updates one way and read them back at once.
     pub offset_updates: tokio::sync::RwLock<()>,
+    /// Turns of requests that read messages.
+    reads: Semaphore,
     pushes: mpsc::Sender<RemotingCommand>,
 }
 
@@ -48,6 +51,12 @@ impl Connection {
     /// Sends a request of ours to the client, unless too many wait already.
     pub fn push(&self, request: RemotingCommand) -> bool {
         self.pushes.try_send(request).is_ok()
+    }
+
+    /// Waits for a turn to read messages for an answer; with `alone` until no other request has one.
+    pub async fn read_turn(&self, alone: bool) -> SemaphorePermit<'_> {
+        let turns = if alone { READS_PER_CONNECTION_MAX } else { 1 };
+        self.reads.acquire_many(turns).await.expect("never closed")
     }
 
     /// Marks one more request of this connection as parked until the guard is dropped.
@@ -152,6 +161,7 @@ impl ConnectionTable {
             parked: AtomicUsize::new(0),
             home: Mutex::new(None),
             offset_updates: tokio::sync::RwLock::new(()),
+            reads: Semaphore::new(READS_PER_CONNECTION_MAX as usize),
             pushes,
         });
         tables

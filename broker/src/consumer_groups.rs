@@ -79,7 +79,8 @@ pub async fn used(broker: &Broker, group: &str, with_retry_topic: bool) {
     let hopeless = failed_at.is_some_and(|at| at.elapsed() < NO_WAIT_AFTER_FAILURE);
     if told && with_retry_topic && !hopeless {
         let mut epochs = broker.metadata.subscribe();
-        let made = epochs.wait_for(|_| broker.topic(&retry_topic).is_some());
+        // Not inside of `wait_for`: that holds the epoch's lock, which whoever changes the metadata waits for.
+        let made = async { while broker.topic(&retry_topic).is_none() && epochs.changed().await.is_ok() {} };
         // Without it the client asks again later.
         let _ = timeout(RETRY_TOPIC_WAIT_MAX, made).await;
     }
@@ -135,9 +136,7 @@ async fn make(broker: &Arc<Broker>, appeared: &[Appeared]) -> Result<(), crate::
         })
         .collect();
     topics.dedup();
-    let made = topics
-        .into_iter()
-        .map(|config| topic_changes::put(broker, config, true, Vec::new()));
+    let made = topics.into_iter().map(|config| topic_changes::create(broker, config));
     for made in join_all(made).await {
         made?;
     }

@@ -55,6 +55,9 @@ const TIMING: Timing = Timing {
     election_min: Duration::from_millis(400),
     election_max: Duration::from_millis(800),
 };
+/// How long a node is waited for before clients are served, and how often one is looked for.
+const HEARD_MAX: Duration = Duration::from_secs(2);
+const HEARD_POLL: Duration = Duration::from_millis(20);
 /// How long a planned stop waits for another leader.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
 
@@ -245,8 +248,21 @@ impl ControllerProcess {
             unreachable!("the broker of a process is made once");
         }
         spawn_common(&mut self.tasks, &broker, appeared, &self.stop_all);
-        self.clients
-            .spawn(serve_remoting(name_server, broker, self.stop_clients.subscribe()));
+        // Until a node was heard of there is nowhere to send clients to.
+        let heard = async {
+            while !broker.peers.nodes().iter().any(|node| node.routable().is_some()) {
+                tokio::time::sleep(HEARD_POLL).await;
+            }
+        };
+        if self.feed.read(|metadata| !metadata.nodes.is_empty()) {
+            // Perhaps none lives.
+            let _ = timeout(HEARD_MAX, heard).await;
+        }
+        self.clients.spawn(serve_remoting(
+            name_server,
+            broker.clone(),
+            self.stop_clients.subscribe(),
+        ));
         Ok(())
     }
 
@@ -340,7 +356,7 @@ async fn open(
         flush_sync: true,
     };
     let transport = PeerTransport::new(peers.clone(), identity);
-    Group::open(config, FileDisk, transport, machine)
+    Group::open(config, FileDisk::default(), transport, machine)
         .await
         .context("open the log")
 }

@@ -3,6 +3,7 @@
 //! Holds: a command whose outcome is unknown is not sent again; one that surely was not carried out is, until the
 //! deadline. With no controller in reach callers get [`NoController::Unreachable`] and go on with what they know.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,8 +17,12 @@ use tracing::debug;
 use crate::metrics::Metrics;
 use crate::peer::{CallKind, Channel, Hello, Line, calls_identity, surely_not_sent};
 
-/// How long a question to one controller may take before the next one is asked.
+/// How long a command may take at one controller.
 const ASK_MAX: Duration = Duration::from_secs(2);
+/// With less time left a command is not tried again: nobody could say any more what became of it.
+const COMMAND_MIN: Duration = Duration::from_millis(1_500);
+/// How long a question to one controller may take before the next one is asked.
+const LOOK_MAX: Duration = Duration::from_millis(500);
 /// Before all controllers are asked once more.
 const ROUND_PAUSE: Duration = Duration::from_millis(50);
 /// How long a command may take, finding the leader included.
@@ -109,7 +114,9 @@ impl Controllers {
 
     /// Has the leader do something.
     pub async fn at_leader(&self, request: &Request, deadline: Instant) -> Result<Response, NoController> {
+        let is_command = matches!(request, Request::Propose(_) | Request::Join { .. });
         let mut hint: Option<String> = None;
+        let mut silent = BTreeSet::new();
         let mut last = "none is configured".to_owned();
         loop {
             let mut addresses = self.addresses();
@@ -117,17 +124,29 @@ impl Controllers {
                 addresses.retain(|address| *address != hint);
                 addresses.insert(0, hint);
             }
+            let mut reached = false;
             for address in addresses {
-                let until = deadline.min(Instant::now() + ASK_MAX);
-                match self.ask(&address, request, until).await {
+                let now = Instant::now();
+                if is_command && now + COMMAND_MIN > deadline {
+                    return Err(NoController::Unreachable(last));
+                }
+                let patience = if is_command { ASK_MAX } else { LOOK_MAX };
+                let until = deadline.min(now + patience);
+                let answer = self.ask(&address, request, until).await;
+                reached |= !answer.as_ref().is_err_and(surely_not_sent);
+                match answer {
                     Ok(Response::NotLeader { leader }) => {
                         last = format!("{address} does not lead");
-                        if let Some(leader) = leader.filter(|leader| *leader != address) {
+                        // Until another one is elected the others may still name one that is silent.
+                        if let Some(leader) = leader.filter(|leader| *leader != address && !silent.contains(leader)) {
                             hint = Some(leader);
                             break;
                         }
                     }
-                    Ok(Response::Unavailable(reason)) => last = format!("{address}: {reason}"),
+                    Ok(Response::Unavailable(reason)) => {
+                        self.ask_last(&address);
+                        last = format!("{address}: {reason}");
+                    }
                     Ok(Response::Unknown(reason)) => return Err(NoController::Unknown(format!("{address}: {reason}"))),
                     Ok(response) => {
                         self.prefer(&address);
@@ -135,6 +154,8 @@ impl Controllers {
                     }
                     Err(error) => {
                         debug!(address, %error, "ask a controller");
+                        self.ask_last(&address);
+                        silent.insert(address.clone());
                         if matches!(request, Request::Propose(_)) && !surely_not_sent(&error) {
                             return Err(NoController::Unknown(format!("{address}: {error}")));
                         }
@@ -142,12 +163,22 @@ impl Controllers {
                     }
                 }
             }
-            if Instant::now() + ROUND_PAUSE >= deadline {
+            // Who only wants to know more goes on with what is known when there is nobody to ask.
+            let hopeless = !reached && *request == Request::Epoch;
+            if hopeless || Instant::now() + ROUND_PAUSE >= deadline {
                 return Err(NoController::Unreachable(last));
             }
             if hint.is_none() {
                 sleep(ROUND_PAUSE).await;
             }
+        }
+    }
+
+    /// One that is silent or does not get anything done must not hold up what another one can do.
+    fn ask_last(&self, address: &str) {
+        let mut lines = self.lines.lock();
+        if let Some(place) = lines.iter().position(|line| line.address == address) {
+            lines[place..].rotate_left(1);
         }
     }
 

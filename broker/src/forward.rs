@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use flotilla_api::remoting::codes::response;
 use flotilla_api::remoting::frame::{self, RemotingCommand};
 use flotilla_raft_store::leadership::Leadership;
 use rand::seq::IndexedRandom;
@@ -23,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::error::Failure;
 use crate::membership;
 use crate::node::{Broker, Owned};
-use crate::peer;
+use crate::peer::{self, CallKind};
 use crate::router::{self, Origin};
 use crate::state::ForwardMark;
 use crate::topic_changes;
@@ -67,75 +68,73 @@ pub async fn at_owner(
     origin: &Origin,
     repeat: Repeat,
 ) -> Result<RemotingCommand, Failure> {
-    let deadline = Instant::now() + HOLD_MAX;
+    at_owner_within(broker, owned, request, origin, repeat, HOLD_MAX).await
+}
+
+/// [`at_owner`] for clients that do not wait as long as usual.
+pub async fn at_owner_within(
+    broker: &Arc<Broker>,
+    owned: Owned<'_>,
+    request: &RemotingCommand,
+    origin: &Origin,
+    repeat: Repeat,
+    patience: Duration,
+) -> Result<RemotingCommand, Failure> {
+    let deadline = Instant::now() + patience;
     let mut pause = PAUSE_MIN;
-    let mut number = Numbering::default();
+    let mut number: Option<(u16, ForwardMark)> = None;
+    // From the first try on of which nobody knows the outcome, nothing but success says more.
     let mut uncertain: Option<(u16, Failure)> = None;
     loop {
-        let Some(group) = broker.owner(owned) else {
-            return Err(Failure::NotLeader { leader: None });
-        };
-        if let Some((before, failure)) = uncertain.take()
-            && before != group
-        {
+        let owner = broker.owner(owned);
+        let Some(group) = owner.filter(|group| uncertain.as_ref().is_none_or(|(before, _)| before == group)) else {
             // Only the group that may have done it would know it again.
-            return Err(failure);
-        }
+            return Err(uncertain.map_or(Failure::NotLeader { leader: None }, |(_, failure)| failure));
+        };
         let seen = broker.leadership(group);
         let outcome = match broker.replicas.get(group) {
-            Some(replica) if seen.is_leader && repeat != Repeat::Harmless && number.is_unused() => {
+            Some(replica) if seen.is_leader && repeat != Repeat::Harmless && uncertain.is_none() => {
                 let served = router::serve_as_leader(broker, &replica, request, origin);
                 timeout_at(deadline, served)
                     .await
-                    .unwrap_or_else(|_| Err(too_late(repeat)))
+                    .unwrap_or_else(|_| Err(too_late(repeat, patience)))
             }
             _ => {
-                let mark = (repeat == Repeat::Recognised).then(|| number.next(broker, group));
+                let mark = (repeat == Repeat::Recognised).then(|| match number {
+                    Some((before, mark)) if before == group => mark,
+                    _ => number.insert((group, broker.sequences.next(group))).1,
+                });
                 let asked = Asked {
                     group,
                     request,
                     origin,
-                    mark,
+                    mark: mark.map(|mark| ForwardMark {
+                        repeated: uncertain.is_some(),
+                        ..mark
+                    }),
                 };
                 Box::pin(attempt(broker, asked, repeat, &seen, deadline)).await
             }
         };
-        let failure = match outcome {
-            Ok(answer) => return Ok(answer),
-            Err(failure) => failure,
+        let failure = match (outcome, &uncertain) {
+            (Ok(answer), Some((_, failure))) if answer.code != response::SUCCESS => return Err(failure.clone()),
+            (Ok(answer), _) => return Ok(answer),
+            (Err(failure), _) => failure,
         };
+        let numbered = number.is_some();
+        if matches!(failure, Failure::Unknown(_)) && repeat == Repeat::Recognised && numbered && uncertain.is_none() {
+            uncertain = Some((group, failure.clone()));
+        }
         let repeatable = match failure {
-            Failure::Unknown(_) => repeat == Repeat::Harmless || !number.is_unused(),
+            Failure::Unknown(_) => repeat == Repeat::Harmless || numbered,
             _ => failure.surely_not_done(),
         };
         if !repeatable || Instant::now() + pause >= deadline {
-            return Err(failure);
+            return Err(uncertain.map_or(failure, |(_, failure)| failure));
         }
-        if repeat == Repeat::Recognised && matches!(failure, Failure::Unknown(_)) {
-            uncertain = Some((group, failure));
-        }
+        broker.metrics.forward_retries.inc();
         let _ = tokio::time::timeout(pause, broker.leadership_changed(group, &seen)).await;
         pause = (pause * 2).min(PAUSE_MAX);
-    }
-}
-
-/// The number of a request, drawn when it first leaves this node. It is drawn anew when the request goes to another
-/// Raft group, because the one before surely did not do it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Numbering(Option<(u16, ForwardMark)>);
-
-impl Numbering {
-    fn is_unused(&self) -> bool {
-        self.0.is_none()
-    }
-
-    fn next(&mut self, broker: &Broker, group: u16) -> ForwardMark {
-        let mark = match self.0 {
-            Some((before, mark)) if before == group => ForwardMark { repeated: true, ..mark },
-            _ => broker.sequences.next(group),
-        };
-        self.0 = Some((group, mark));
-        mark
     }
 }
 
@@ -167,8 +166,8 @@ async fn attempt(
                 router::serve_as_leader(broker, &replica, asked.request, &numbered).await
             }
             (_, Some(leader)) if leader != broker.node => call(broker, leader, asked, Wait::No, deadline).await,
-            (Some(_), _) => Err(Failure::NotLeader { leader: None }),
-            (None, _) => match any_member(broker, group) {
+            // Also where there is a replica here: it may not have heard of the others yet.
+            _ => match any_member(broker, group) {
                 Some(member) => call(broker, &member, asked, Wait::No, deadline).await,
                 None => Err(Failure::NotLeader { leader: None }),
             },
@@ -177,7 +176,7 @@ async fn attempt(
     // A silent leader must not hold up what another one could answer.
     tokio::select! {
         biased;
-        served = timeout_at(deadline, served) => served.unwrap_or_else(|_| Err(too_late(repeat))),
+        served = timeout_at(deadline, served) => served.unwrap_or_else(|_| Err(too_late(repeat, HOLD_MAX))),
         _ = broker.leadership_changed(group, seen), if repeat == Repeat::Harmless => {
             Err(Failure::NotLeader { leader: None })
         }
@@ -211,8 +210,8 @@ async fn superseded(broker: &Broker, group: u16, seen: &Leadership) {
     tokio::time::sleep(ANSWER_OF_OLD_LEADER_MAX).await;
 }
 
-fn too_late(repeat: Repeat) -> Failure {
-    let reason = format!("no answer within {} ms", HOLD_MAX.as_millis());
+fn too_late(repeat: Repeat, patience: Duration) -> Failure {
+    let reason = format!("no answer within {} ms", patience.as_millis());
     match repeat {
         Repeat::Harmless => Failure::Unavailable(reason),
         Repeat::Harmful | Repeat::Recognised => Failure::Unknown(reason),
@@ -236,8 +235,10 @@ pub async fn wait_at_owner(
     origin: &Origin,
     patience: Duration,
 ) -> Result<RemotingCommand, Failure> {
-    let deadline = Instant::now() + patience + HOLD_MAX;
+    let begun = Instant::now();
+    let deadline = begun + patience + HOLD_MAX;
     let mut pause = PAUSE_MIN;
+    let mut request = request.clone();
     loop {
         let Some(group) = broker.owner(owned) else {
             return Err(Failure::NotLeader { leader: None });
@@ -246,7 +247,7 @@ pub async fn wait_at_owner(
         let target = seen.leader.as_deref().map(str::to_owned);
         let asked = Asked {
             group,
-            request,
+            request: &request,
             origin,
             mark: None,
         };
@@ -269,6 +270,10 @@ pub async fn wait_at_owner(
         }
         let _ = tokio::time::timeout(pause, broker.leadership_changed(group, &seen)).await;
         pause = (pause * 2).min(PAUSE_MAX);
+        // The next one waits no longer than what is left of the client's patience.
+        let left = patience.saturating_sub(begun.elapsed()).max(PAUSE_MIN);
+        let left_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+        request.fields.set("suspendTimeoutMillis", left_ms);
     }
 }
 
@@ -282,7 +287,16 @@ async fn call(
     let group = asked.group;
     broker.metrics.forwarded.inc();
     let call = encode_forwarded(asked, &broker.node, wait);
-    let outcome = match broker.peers.call(node, call, deadline.into_std()).await {
+    let started = Instant::now();
+    let kind = match wait {
+        Wait::No => CallKind::Forward,
+        Wait::Yes => CallKind::Park,
+    };
+    let answer = broker.peers.call_kind(node, kind, call, deadline.into_std()).await;
+    if wait == Wait::No {
+        broker.metrics.forward_seconds.observe(started.elapsed().as_secs_f64());
+    }
+    let outcome = match answer {
         Ok(reply) => decode_reply(reply),
         Err(error) if peer::surely_not_sent(&error) => Err(Failure::NotLeader { leader: None }),
         Err(error) => Err(Failure::Unknown(format!("call {node}: {error}"))),

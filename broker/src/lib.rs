@@ -2,6 +2,7 @@
 //!
 //! Reading order for what is stored: [`state`], [`queue_index`], [`key_index`], [`machine`].
 
+pub mod answers;
 pub mod bench;
 pub mod cli;
 pub mod config;
@@ -24,6 +25,7 @@ pub mod membership;
 pub mod message_body;
 pub mod metrics;
 pub mod node;
+pub mod open_files;
 pub mod peer;
 pub mod queue_index;
 pub mod replica;

@@ -17,6 +17,7 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flotilla_raft_store::frames::Frames;
@@ -51,6 +52,8 @@ pub trait Events: Send + Sync + 'static {
     fn appended(&self, topic: &str, queue: u32, max_offset: i64);
     /// Members or topics of a consumer group are others than before.
     fn membership_changed(&self, consumer_group: &str);
+    /// An entry was applied in so much time.
+    fn applied(&self, _took: Duration) {}
     /// Messages in entries up to and including this one are forgotten.
     fn trimmed(&self, _log_index: u64) {}
     /// The digest of a digest point is known.
@@ -189,6 +192,7 @@ impl StateMachine for Machine {
     }
 
     fn apply(&mut self, log_id: LogId, frames: &Frames) -> io::Result<Vec<Reply>> {
+        let started = Instant::now();
         let mut effects = Effects::default();
         let mut replies = Vec::with_capacity(frames.len());
         let mut out = WriteBatch::default();
@@ -233,6 +237,7 @@ impl StateMachine for Machine {
             self.key_runs.keep_up(&self.shared, &keys)?;
         }
         self.tell(&entry, &effects);
+        self.events.applied(started.elapsed());
         if !effects.digest_points.is_empty() {
             self.start_digest(log_id, effects.digest_points)?;
         }

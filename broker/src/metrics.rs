@@ -37,6 +37,14 @@ pub struct Metrics {
     pub send_seconds: Histogram,
     /// From a decoded pull that found messages to its answer.
     pub pull_seconds: Histogram,
+    /// How long syncing a file of a log to disk takes.
+    pub flush_seconds: Histogram,
+    /// How long applying an entry takes.
+    pub apply_seconds: Histogram,
+    /// From sending a request to another node to its answer.
+    pub forward_seconds: Histogram,
+    /// Requests passed on more than once, because a leader could not be found or died.
+    pub forward_retries: IntCounter,
     /// Bytes sent to other nodes, by purpose of the connection.
     pub transfer_bytes: IntCounterVec,
     /// Connections of other nodes refused in the handshake, by reason.
@@ -53,7 +61,7 @@ impl Metrics {
             register(&registry, IntCounterVec::new(Opts::new(name, help), &[label]))
         };
         let seconds = |name: &str, help: &str| {
-            let buckets = exponential_buckets(0.000_25, 2.0, 16).expect("positive start and factor");
+            let buckets = exponential_buckets(0.000_031_25, 2.0, 19).expect("positive start and factor");
             register(
                 &registry,
                 Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)),
@@ -76,6 +84,13 @@ impl Metrics {
             parked_pulls: gauge("flotilla_parked_pulls", "pulls waiting for a message"),
             send_seconds: seconds("flotilla_send_seconds", "from a decoded send to its answer"),
             pull_seconds: seconds("flotilla_pull_seconds", "from a decoded pull to its answer"),
+            flush_seconds: seconds("flotilla_flush_seconds", "syncing a file of a log to disk"),
+            apply_seconds: seconds("flotilla_apply_seconds", "applying an entry"),
+            forward_seconds: seconds("flotilla_forward_seconds", "from passing a request on to its answer"),
+            forward_retries: counter(
+                "flotilla_forward_retries_total",
+                "requests passed on again, because a leader was not found or died",
+            ),
             transfer_bytes: counters(
                 "flotilla_group_transfer_bytes_total",
                 "bytes sent to other nodes",

@@ -21,7 +21,7 @@ mod retention;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use flotilla_controller::feed::Feed;
 use flotilla_controller::metadata;
 use flotilla_controller::protocol::cluster_id_bytes;
@@ -64,6 +64,7 @@ pub struct Node {
     stop_clients: watch::Sender<bool>,
     stop_replicas: watch::Sender<bool>,
     stop_all: watch::Sender<bool>,
+    displaced: watch::Sender<bool>,
     clients: JoinSet<()>,
     replicas: JoinSet<()>,
     tasks: JoinSet<()>,
@@ -124,7 +125,13 @@ impl Node {
         let folder = volume.folder().to_owned();
         let stop = || stop_all.subscribe();
         tasks.spawn(metadata_copy::keep_on_disk(broker.metadata.clone(), folder, stop()));
-        tasks.spawn(metadata_copy::keep_registered(broker.clone(), registration, stop()));
+        let displaced = watch::Sender::new(false);
+        tasks.spawn(metadata_copy::keep_registered(
+            broker.clone(),
+            registration,
+            displaced.clone(),
+            stop(),
+        ));
         spawn_common(&mut tasks, &broker, appeared, &stop_all);
         tasks.spawn(metadata_copy::follow(broker.clone(), stop()));
         tasks.spawn(retention::watch_disk(broker.clone(), stop()));
@@ -155,10 +162,18 @@ impl Node {
             stop_clients,
             stop_replicas,
             stop_all,
+            displaced,
             clients,
             replicas,
             tasks,
         })
+    }
+
+    /// Returns when another volume was registered under this node's name: this process must end.
+    pub async fn displaced(&self) {
+        let mut displaced = self.displaced.subscribe();
+        // The sender lives as long as the node.
+        let _ = displaced.wait_for(|displaced| *displaced).await;
     }
 
     /// What its handlers stand on.
@@ -263,9 +278,23 @@ async fn learn_cluster(
     let copy = metadata_copy::load(volume.folder()).context("read the copy of the metadata")?;
     let copy = copy.filter(|copy| label.as_ref().is_some_and(|label| label.id == copy.cluster.id));
     let metadata = match copy {
-        Some(copy) => Arc::new(copy),
+        Some(copy) => {
+            let known = copy.nodes.get(&registration.name);
+            if let Some(other) = known.filter(|node| node.volume != registration.record.volume) {
+                bail!(
+                    "node {} is registered with volume {}, this is volume {}: another disk took its place. Only an \
+                     empty folder may take the name over, as a new replica",
+                    registration.name,
+                    other.volume,
+                    registration.record.volume
+                );
+            }
+            Arc::new(copy)
+        }
         None => {
-            let first = metadata_copy::fetch_first(&controllers, registration).await;
+            let first = metadata_copy::fetch_first(&controllers, registration)
+                .await
+                .context("register this node")?;
             volume.join(ClusterLabel {
                 name: first.cluster.name.clone(),
                 id: first.cluster.id.clone(),

@@ -28,10 +28,12 @@ pub use table::{DigestInfo, NodeInfo, NodeView, Peers, ReplicaInfo, calls_identi
 
 /// Largest frame between nodes: the largest batch of log entries with room to spare.
 pub const PEER_FRAME_BYTES_MAX: usize = 64 << 20;
-/// Most incoming peer connections; a member keeps four.
-pub const PEER_CONNECTIONS_MAX: usize = 256;
-/// Most calls to one node that wait for an answer.
-pub const CALLS_IN_FLIGHT_MAX: usize = 8192;
+/// Most incoming peer connections; a member keeps one, and up to three for each Raft group.
+pub const PEER_CONNECTIONS_MAX: usize = 4096;
+/// Most calls to one node that wait for an answer: no more than a Raft group remembers of one process.
+pub const CALLS_IN_FLIGHT_MAX: usize = 4096;
+/// Most calls to one node that wait for a message, on top of those.
+pub const CALLS_PARKED_MAX: usize = 2048;
 /// Most calls of one connection served at a time; past it the connection is not read.
 pub const CALLS_SERVED_MAX: usize = 8192;
 /// Dialling and shaking hands, each.

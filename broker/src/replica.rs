@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use flotilla_raft_store::disk::files::FileDisk;
 use flotilla_raft_store::group::Group;
@@ -30,9 +31,52 @@ pub struct Replica {
     pub group: BrokerGroup,
     /// The applied state.
     pub state: StateReader,
+    /// It has, but for the last moments, what the others have.
+    level: AtomicBool,
 }
 
+/// Entries a replica may lack and still count as level with the others: what a moment of load brings.
+pub const LEVEL_ENTRIES: u64 = 4_096;
+
 impl Replica {
+    /// A replica that was opened; one that took part before is taken for level until more is known.
+    pub fn new(
+        (number, name): (u16, String),
+        identity: GroupIdentity,
+        id: u64,
+        group: BrokerGroup,
+        state: StateReader,
+    ) -> Self {
+        let level = AtomicBool::new(group.is_initialized());
+        Self {
+            number,
+            name,
+            identity,
+            id,
+            group,
+            state,
+            level,
+        }
+    }
+
+    /// Whether readers may be served from here.
+    pub fn is_level(&self) -> bool {
+        self.level.load(Ordering::Relaxed)
+    }
+
+    /// Compares it with the furthest of the others.
+    pub fn compare(&self, others: impl IntoIterator<Item = ReplicaInfo>) {
+        let status = self.group.status();
+        let votes = status
+            .members
+            .iter()
+            .any(|member| member.replica == self.id && member.voter);
+        let furthest = others.into_iter().map(|other| other.committed_index).max().unwrap_or(0);
+        let applied = status.applied.map_or(0, |id| id.index);
+        let level = votes && applied + LEVEL_ENTRIES >= furthest;
+        self.level.store(level, Ordering::Relaxed);
+    }
+
     /// As other processes are told.
     pub fn info(&self) -> ReplicaInfo {
         let status = self.group.status();

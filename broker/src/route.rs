@@ -17,6 +17,7 @@ use flotilla_api::route::{Endpoint, Presentation, choose_home};
 
 use crate::error::Failure;
 use crate::node::Broker;
+use crate::peer::NodeView;
 use crate::router::Origin;
 use crate::server;
 use crate::topic_changes;
@@ -27,16 +28,16 @@ pub fn queue_name(cluster: &str) -> String {
     format!("{cluster}-all")
 }
 
-/// The address this node shows to clients, in messages and ids.
+/// The address this process shows to clients, in messages and ids; a controller shows a node's.
 pub fn store_host(broker: &Broker) -> SocketAddrV4 {
-    broker.peers.remoting_address(&broker.node).map_or(
-        SocketAddrV4::new(Ipv4Addr::LOCALHOST, broker.settings.ports.remoting),
-        server::ipv4,
-    )
+    let own = broker.peers.remoting_address(&broker.node);
+    let any = || broker.peers.nodes().iter().find_map(NodeView::routable);
+    let nowhere = SocketAddrV4::new(Ipv4Addr::LOCALHOST, broker.settings.ports.remoting);
+    own.or_else(any).map_or(nowhere, server::ipv4)
 }
 
 /// The cluster as `origin` sees it.
-fn presentation(broker: &Broker, origin: &Origin, topic: Option<&str>) -> Presentation {
+fn presentation(broker: &Broker, origin: &Origin, topic: Option<&str>) -> Result<Presentation, Failure> {
     let nodes = broker.peers.nodes();
     let mut endpoints: Vec<Endpoint> = nodes
         .iter()
@@ -48,10 +49,18 @@ fn presentation(broker: &Broker, origin: &Origin, topic: Option<&str>) -> Presen
         })
         .collect();
     if endpoints.is_empty() {
-        // A client that asks a node that is about to stop, alone: better this node than none.
+        // A client that asks a node that is about to stop, alone: better this node than none. A controller has nothing
+        // to offer then; clients keep the route they have.
+        let own = broker.peers.remoting_address(&broker.node);
+        let own = own.ok_or_else(|| {
+            Failure::answer(
+                response::SERVICE_NOT_AVAILABLE,
+                "no node is known to be ready at the moment",
+            )
+        })?;
         endpoints.push(Endpoint {
             node: broker.node.clone(),
-            address: store_host(broker).to_string(),
+            address: server::ipv4(own).to_string(),
         });
     }
     let home = home(broker, origin, topic, &endpoints);
@@ -60,12 +69,12 @@ fn presentation(broker: &Broker, origin: &Origin, topic: Option<&str>) -> Presen
         .filter(|endpoint| endpoint.node != home.node)
         .cloned()
         .collect();
-    Presentation {
+    Ok(Presentation {
         cluster: broker.cluster.clone(),
         queue_name: queue_name(&broker.cluster),
         home,
         others,
-    }
+    })
 }
 
 /// The home of this connection: as chosen before, or the node that leads most queues of the topic asked for, or whom
@@ -121,7 +130,7 @@ pub async fn topic_route(
     // RocketMQ has a topic named after every cluster and broker: what clients name to create a topic like it.
     let is_template = topic == broker.cluster || topic == queue_name(&broker.cluster);
     if known.is_none() && is_template || topic == AUTO_CREATE_TOPIC && broker.policy().auto_create_topics {
-        let template = presentation(broker, origin, None).template_route(&asker);
+        let template = presentation(broker, origin, None)?.template_route(&asker);
         return Ok(answer.with_body(template.to_bytes()));
     }
     let (queues, perm) = match known {
@@ -134,13 +143,13 @@ pub async fn topic_route(
             (confirmed.config.queues, confirmed.config.perm)
         }
     };
-    let route = presentation(broker, origin, Some(topic)).topic_route(&asker, queues, perm);
+    let route = presentation(broker, origin, Some(topic))?.topic_route(&asker, queues, perm);
     Ok(answer.with_body(route.to_bytes()))
 }
 
 /// GET_BROKER_CLUSTER_INFO: the names and addresses that routes contain.
 pub fn cluster_info(broker: &Broker, request: &RemotingCommand, origin: &Origin) -> Result<RemotingCommand, Failure> {
-    let body = presentation(broker, origin, None).cluster_info().to_bytes();
+    let body = presentation(broker, origin, None)?.cluster_info().to_bytes();
     Ok(RemotingCommand::response(request, response::SUCCESS).with_body(body))
 }
 
@@ -150,7 +159,7 @@ pub fn system_topics_of_cluster(
     request: &RemotingCommand,
     origin: &Origin,
 ) -> Result<RemotingCommand, Failure> {
-    let seen = presentation(broker, origin, None);
+    let seen = presentation(broker, origin, None)?;
     let others = seen.others.iter().map(|other| other.node.clone());
     let topics = [seen.cluster.clone(), seen.queue_name.clone()]
         .into_iter()

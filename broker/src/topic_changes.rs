@@ -1,6 +1,6 @@
 //! Creating, changing and deleting topics: the controller decides, the owners open the queues, everybody hears of it.
 //!
-//! [`put`] returns once every queue is open in its Raft group and the living nodes know the topic, so that whoever is
+//! [`create`] and [`change`] return once every queue is open in its Raft group and the living nodes know the topic, so that whoever is
 //! told about the success can use it anywhere. A node that could not be asked confirms with the controller before it
 //! denies a topic ([`confirmed`]).
 //!
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flotilla_controller::metadata::Topic;
-use flotilla_controller::state::{Command as ControllerCommand, Reply as ControllerReply};
+use flotilla_controller::state::{Command as ControllerCommand, Refusal, Reply as ControllerReply};
 use flotilla_controller::topic::TopicConfig;
 use futures_util::future::join_all;
 use tokio::sync::watch;
@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 use crate::controllers::NoController;
 use crate::forward;
 use crate::handlers::propose::now_ms;
-use crate::node::{Broker, metadata_copy};
+use crate::node::{Broker, Owned, metadata_copy};
 use crate::replica::Replica;
 use crate::server::stopped;
 use crate::state::{Assignment, Command, OpenQueue, Reply};
@@ -34,28 +34,57 @@ const OPEN_MAX: Duration = Duration::from_secs(5);
 const HEARD_MAX: Duration = Duration::from_secs(1);
 /// How long this node's copy may take to catch up with an epoch it was told of.
 const CATCH_UP_MAX: Duration = Duration::from_secs(2);
+/// How often a change is made anew when others were faster.
+const CHANGE_TRIES: usize = 5;
 /// How long a change is waited for before it is fetched.
 const COMES_BY_ITSELF: Duration = Duration::from_millis(150);
 /// Before a leader is looked for again, or an assignment is tried again.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How often a group is compared with the metadata as a whole.
-const COMPARE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a group is compared with the metadata as a whole, though nothing seems to have changed.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(60);
 /// Assignments proposed in one entry.
 const ASSIGNMENTS_PER_ENTRY: usize = 128;
 /// Bytes of assignments proposed in one entry, but for a single one that is longer.
 const ENTRY_BYTES_MAX: usize = 256 << 10;
 
-/// Creates or changes a topic. Returns whether it is new, and the epoch.
-pub async fn put(
+/// Changes a topic, or creates it, by `change` of what it is now: of the newest, whoever else changes it meanwhile.
+/// Returns whether it is new, and the epoch.
+pub async fn change<E: From<NoController>>(
+    broker: &Arc<Broker>,
+    name: &str,
+    groups: Vec<u16>,
+    change: impl Fn(Option<TopicConfig>) -> Result<TopicConfig, E>,
+) -> Result<(bool, u64), E> {
+    for _ in 0..CHANGE_TRIES {
+        catch_up(broker).await;
+        let present = broker.topic(name);
+        let expected = present.as_ref().map_or(0, |topic| topic.epoch);
+        let config = change(present.map(|topic| topic.config.clone()))?;
+        match put(broker, config, false, Some(expected), groups.clone()).await {
+            Err(NoController::Refused(Refusal::Changed)) => {}
+            outcome => return Ok(outcome?),
+        }
+    }
+    Err(NoController::Refused(Refusal::Changed).into())
+}
+
+/// Creates a topic if there is none of its name. Returns whether it is new, and the epoch.
+pub async fn create(broker: &Arc<Broker>, config: TopicConfig) -> Result<(bool, u64), NoController> {
+    put(broker, config, true, None, Vec::new()).await
+}
+
+async fn put(
     broker: &Arc<Broker>,
     config: TopicConfig,
     if_absent: bool,
+    expected: Option<u64>,
     groups: Vec<u16>,
 ) -> Result<(bool, u64), NoController> {
     let name = config.name.clone();
     let command = ControllerCommand::PutTopic {
         config,
         if_absent,
+        expected,
         groups,
         now_ms: now_ms(),
     };
@@ -121,15 +150,39 @@ pub async fn confirmed(broker: &Arc<Broker>, name: &str) -> Option<Arc<Topic>> {
     broker.topic(name)
 }
 
+/// The Raft group that owns something, confirmed as [`confirmed`] does when this node does not know one.
+pub async fn confirmed_owner(broker: &Broker, owned: Owned<'_>) -> Option<u16> {
+    if let Some(group) = broker.owner(owned) {
+        return Some(group);
+    }
+    catch_up(broker).await;
+    broker.owner(owned)
+}
+
+/// The last time this process brought its copy up to date, and whether that succeeded. Those who want the same at the
+/// same time share one question.
+#[derive(Debug, Default)]
+pub struct CaughtUp(tokio::sync::Mutex<Option<(Instant, bool)>>);
+
 /// Brings this node's copy up to the newest epoch; false if no controller could be asked.
 pub async fn catch_up(broker: &Broker) -> bool {
-    match broker.controllers.epoch().await {
+    let asked = Instant::now();
+    let mut last = broker.caught_up.0.lock().await;
+    if let Some((begun, succeeded)) = *last
+        && begun >= asked
+    {
+        return succeeded;
+    }
+    let begun = Instant::now();
+    let succeeded = match broker.controllers.epoch().await {
         Ok(epoch) => epoch_reached(broker, epoch).await,
         Err(error) => {
             debug!(%error, "ask for the newest epoch");
             false
         }
-    }
+    };
+    *last = Some((begun, succeeded));
+    succeeded
 }
 
 /// Waits until this process's copy has reached `epoch`; false if it did not in time. Fetches what is missing if it
@@ -224,6 +277,10 @@ pub async fn keep_assigned(broker: Arc<Broker>, replica: Arc<Replica>, mut stop:
     whole.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         if seen.is_leader {
+            if compared.is_none() {
+                // A copy that is behind would bring back what was deleted; without a controller it is the best there is.
+                catch_up(&broker).await;
+            }
             let epoch = *epochs.borrow_and_update();
             if compared != Some(epoch) {
                 let changed = compared.and_then(|since| broker.metadata.changed_topics_since(since));
@@ -257,47 +314,45 @@ pub async fn keep_assigned(broker: Arc<Broker>, replica: Arc<Replica>, mut stop:
 
 /// What the group's log lacks; of all topics, or of those that changed.
 fn differences(broker: &Broker, replica: &Replica, changed: Option<Vec<String>>) -> Vec<Command> {
-    broker.metadata.read(|metadata| {
-        let names: BTreeSet<String> = match changed {
-            Some(names) => names.into_iter().collect(),
-            None => {
-                let owned = metadata.topics.iter().filter(|(_, topic)| {
-                    let mut segments = topic.queues.iter().flatten();
-                    segments.any(|segment| segment.group == replica.number)
-                });
-                let here = replica.state.topic_names();
-                owned.map(|(name, _)| name.clone()).chain(here).collect()
-            }
+    let metadata = broker.metadata.snapshot();
+    let names: BTreeSet<String> = match changed {
+        Some(names) => names.into_iter().collect(),
+        None => {
+            let here = replica.state.topic_names();
+            metadata.topics.keys().cloned().chain(here).collect()
+        }
+    };
+    let mut commands = Vec::new();
+    for name in names {
+        let topic = metadata.topics.get(&name);
+        let here = replica.state.topic_identity(&name);
+        if topic.is_some_and(|topic| here == Some((topic.id, topic.epoch))) {
+            continue;
+        }
+        let wanted = topic.and_then(|topic| assignment(topic, replica.number));
+        let is_same = |uid| topic.is_some_and(|topic| topic.id == uid);
+        let delete = |uid| Command::DeleteTopic {
+            topic: name.clone(),
+            uid,
         };
-        let mut commands = Vec::new();
-        for name in names {
-            let topic = metadata.topics.get(&name);
-            let wanted = topic.and_then(|topic| assignment(topic, replica.number));
-            let here = replica.state.topic_identity(&name);
-            let is_same = |uid| topic.is_some_and(|topic| topic.id == uid);
-            let delete = |uid| Command::DeleteTopic {
-                topic: name.clone(),
-                uid,
-            };
-            match (wanted, here) {
-                (None, None) => {}
-                // A copy that is behind must not delete what is newer than it.
-                (None, Some((uid, version))) if !is_same(uid) && metadata.epoch > version => commands.push(delete(uid)),
-                (None, Some(_)) => {}
-                (Some(wanted), None) => commands.push(Command::AssignTopic(wanted)),
-                (Some(wanted), Some((uid, version))) => {
-                    if wanted.version <= version {
-                        continue;
-                    }
-                    if wanted.uid != uid {
-                        commands.push(delete(uid));
-                    }
-                    commands.push(Command::AssignTopic(wanted));
+        match (wanted, here) {
+            (None, None) => {}
+            // A copy that is behind must not delete what is newer than it.
+            (None, Some((uid, version))) if !is_same(uid) && metadata.epoch > version => commands.push(delete(uid)),
+            (None, Some(_)) => {}
+            (Some(wanted), None) => commands.push(Command::AssignTopic(wanted)),
+            (Some(wanted), Some((uid, version))) => {
+                if wanted.version <= version {
+                    continue;
                 }
+                if wanted.uid != uid {
+                    commands.push(delete(uid));
+                }
+                commands.push(Command::AssignTopic(wanted));
             }
         }
-        commands
-    })
+    }
+    commands
 }
 
 /// A topic's queues that are open in `group`; `None` if it has none there.

@@ -252,8 +252,8 @@ impl Volume {
     }
 
     /// The folder in which a Raft group keeps its log and state. Made when the replica is opened for the first time;
-    /// missing later, the replica lost what it promised and must not start empty under its old id. What another
-    /// replica of the group left here is removed.
+    /// missing later, the replica lost what it promised and must not start empty under its old id. Ids only grow: one
+    /// older than what was opened here is refused, and what an older replica left is set aside, not removed.
     pub fn open_group(&mut self, raft_group: &str, folder: &Path, replica: Opened) -> Result<PathBuf, VolumeError> {
         let folder = self.folder.join(folder);
         if self.opened(raft_group) == Some(replica) {
@@ -265,9 +265,24 @@ impl Volume {
                 }),
             };
         }
+        let before = self.opened(raft_group);
+        if let Some(before) = before
+            && (before.creation, before.replica) > (replica.creation, replica.replica)
+        {
+            let reason = format!(
+                "replica {} was opened here, {} is older",
+                before.replica, replica.replica
+            );
+            return Err(VolumeError::Unreadable { path: folder, reason });
+        }
         let create = || {
-            if folder.exists() {
-                fs::remove_dir_all(&folder)?;
+            match before {
+                Some(before) if folder.exists() => {
+                    fs::rename(&folder, folder.with_extension(format!("replica-{}", before.replica)))?;
+                }
+                // Made just before a crash, and never used.
+                _ if folder.exists() => fs::remove_dir_all(&folder)?,
+                _ => {}
             }
             fs::create_dir_all(&folder)?;
             match folder.parent() {
@@ -434,6 +449,8 @@ mod tests {
         assert!(group.join("kept").exists());
         assert_eq!(volume.open_group("g1", path, replica(9)).unwrap(), group);
         assert!(!group.join("kept").exists());
+        assert!(folder.path().join("groups/g1.replica-4/kept").exists(), "set aside");
+        assert!(volume.open_group("g1", path, replica(4)).is_err(), "ids only grow");
         fs::remove_dir_all(&group).unwrap();
         let outcome = volume.open_group("g1", path, replica(9));
         assert!(matches!(outcome, Err(VolumeError::Unreadable { .. })), "{outcome:?}");

@@ -167,6 +167,7 @@ mod tests {
         Command::PutTopic {
             config: TopicConfig::new(name, 4),
             if_absent: false,
+            expected: None,
             groups: Vec::new(),
             now_ms: 1,
         }

@@ -78,7 +78,7 @@ impl Java {
         })
     }
 
-    fn command(&self, main: &str, home: &Path, properties: &[(&str, String)]) -> Result<Command> {
+    pub(crate) fn command(&self, main: &str, home: &Path, properties: &[(&str, String)]) -> Result<Command> {
         let class_path = std::fs::read_to_string(self.build.join("classpath")).context("read the class path")?;
         let mut command = Command::new("java");
         // The clients write logs and offsets of broadcasting consumers below the home folder.

@@ -8,9 +8,12 @@
 //! | [`client`] | a small remoting client of our own, to read whole topics and offsets |
 //! | [`http`], [`admin`] | the admin API as a caller sees it; short ways to ask it |
 //! | [`command`] | the `flotilla` program as a shell runs it |
+//! | [`client_view`] | what applications on official clients notice of a fault |
 //! | [`java`] | official Java clients: built once a version, run as processes |
 //! | [`history`] | what was sent, acknowledged, received and stored, and the checks on it |
 //! | [`ports`], [`wait`] | free ports; conditions to wait for |
+//! | [`raw`] | sockets without a protocol, for bytes that no client sends |
+//! | [`resources`] | memory and open files of a process |
 //! | [`sim`] | the simulator: virtual time, disk and network |
 //! | [`progress`] | lines that show even while the test harness captures output |
 //!
@@ -18,6 +21,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod client_view;
 pub mod cluster;
 pub mod command;
 pub mod fault;
@@ -27,5 +31,7 @@ pub mod java;
 pub mod ports;
 pub mod process;
 pub mod progress;
+pub mod raw;
+pub mod resources;
 pub mod sim;
 pub mod wait;

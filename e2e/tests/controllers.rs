@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use flotilla_e2e::admin::{all, ask, at, get, is_problem, owner, three};
-use flotilla_e2e::cluster::{Cluster, ControllerView};
+use flotilla_e2e::cluster::{Cluster, ControllerView, Shape};
 use flotilla_e2e::command::succeeds;
 use flotilla_e2e::history::Dump;
 use flotilla_e2e::progress;
@@ -103,6 +103,7 @@ fn restart_and_fail_over(cluster: &mut Cluster) {
 #[test]
 fn without_controllers_everything_but_new_topics_goes_on() {
     let mut cluster = start();
+    cluster.await_copies_on_disk().expect("copies on disk");
     cluster.kill_controllers().expect("kill all controllers");
     restart_and_fail_over(&mut cluster);
 
@@ -279,4 +280,37 @@ fn a_silent_leading_controller_is_replaced_and_wakes_up_without_harm() {
             .then_some(()))
     })
     .expect("the one that woke up caught up");
+}
+
+#[test]
+fn the_only_controller_with_an_empty_disk_makes_a_cluster_of_its_own_and_nobody_follows() {
+    let mut cluster = Shape::of(3).controllers(1).start().expect("three nodes start");
+    cluster.http(0).create_topic(TOPIC, QUEUES).expect("topic");
+    cluster.await_copies_on_disk().expect("copies on disk");
+    send(&cluster, 0, "before").expect("send");
+    let id = get(&cluster.http(0), "/v1/cluster")["id"].clone();
+    let controller = &mut cluster.controllers_mut()[0];
+    controller.kill().expect("kill");
+    controller.wipe().expect("wipe");
+    controller.launch().expect("start with an empty disk");
+    controller.await_ready().expect("ready");
+    let new = get(&controller.http(), "/v1/cluster");
+    assert_ne!(new["id"], id, "the old id died with the disk");
+    // Nor do the nodes when they start again.
+    for node in 0..3 {
+        cluster.kill(node).expect("kill");
+        cluster.launch(node).expect("start again");
+        cluster.await_node(node).expect("ready");
+    }
+    cluster.leaders().expect("leaders");
+    for node in 0..3 {
+        let seen = cluster.http(node).get_ok("/v1/cluster").expect("cluster");
+        assert_eq!((&seen["id"], &seen["stale"]), (&id, &Value::Bool(true)), "{seen}");
+        refuse_topic(&cluster, node, "refused");
+        send(&cluster, node, "after").expect("send");
+    }
+    let dump = dump(&cluster, 0);
+    assert!(dump.0.values().all(|queue| queue.messages.len() == 4), "{dump:?}");
+    let nodes = get(&cluster.controllers()[0].http(), "/v1/cluster")["nodes"].clone();
+    assert_eq!(nodes, serde_json::json!([]), "no node registered there");
 }

@@ -153,6 +153,7 @@ fn everything_acknowledged_is_there_whatever_starts_first() {
     acknowledged.more(&cluster, 0, "at first", true).expect("more");
     let identity_before = identity(&cluster);
     for (round, order) in ORDERS.iter().enumerate() {
+        cluster.await_copies_on_disk().expect("copies on disk");
         cluster.kill_everything().expect("kill everything");
         start(&mut cluster, order, &mut acknowledged, round);
         acknowledged.assert_there(&cluster, &format!("after round {round}: {order:?}"));

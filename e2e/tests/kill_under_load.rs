@@ -1,6 +1,7 @@
-//! Three processes under load from an official producer with default retries and an official push consumer: `kill -9` of a
-//! random node again and again, then of all three at once. The whole history holds at the end (see
-//! `flotilla_e2e::history`), and the digests of all replicas of every Raft group are equal after every round.
+//! Three nodes under load from an official producer with default retries and an official push consumer: `kill -9` of a
+//! random node again and again, now and then of a random controller with it, then of all three nodes at once, and of the
+//! controllers with them. The whole history holds at the end (see `flotilla_e2e::history`), and the digests of all replicas
+//! of every Raft group are equal after every round.
 //!
 //! `KILL_ONE_ROUNDS` (20), `KILL_ALL_ROUNDS` (10) and `KILL_SEED` (printed) change the run, `KILL_CLIENT` (5.3.3) the client.
 
@@ -70,21 +71,61 @@ fn dump(cluster: &Cluster, node: usize) -> Result<Dump> {
     })
 }
 
+/// What is killed in one round.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Node(usize),
+    NodeAndController(usize, usize),
+    AllNodes,
+    Everything,
+}
+
+impl Fault {
+    /// Single nodes first, then all; every third time a controller dies, too.
+    fn of_round(number: usize, one_rounds: usize, random: &mut StdRng, cluster: &Cluster) -> Self {
+        let with_controllers = number % 3 == 2;
+        if number >= one_rounds {
+            return if with_controllers {
+                Self::Everything
+            } else {
+                Self::AllNodes
+            };
+        }
+        let node = random.random_range(0..cluster.len());
+        if with_controllers {
+            return Self::NodeAndController(node, random.random_range(0..cluster.controllers().len()));
+        }
+        Self::Node(node)
+    }
+}
+
 /// One fault and what follows it.
-fn round(cluster: &mut Cluster, load: &Load, victim: Option<usize>) -> Result<()> {
-    match victim {
-        Some(node) => {
+fn round(cluster: &mut Cluster, load: &Load, fault: Fault) -> Result<()> {
+    match fault {
+        Fault::Node(node) => cluster.kill(node)?,
+        Fault::NodeAndController(node, controller) => {
             cluster.kill(node)?;
-            load.await_more_acks(ACKS_BETWEEN, ACKS_WITHIN)
-                .context("with one node dead")?;
-            cluster.launch(node)?;
+            cluster.controllers_mut()[controller].kill()?;
         }
-        None => {
-            cluster.kill_all()?;
-            for node in 0..cluster.len() {
-                cluster.launch(node)?;
-            }
-        }
+        Fault::AllNodes => cluster.kill_all()?,
+        Fault::Everything => cluster.kill_everything()?,
+    }
+    if let Fault::Node(_) | Fault::NodeAndController(..) = fault {
+        load.await_more_acks(ACKS_BETWEEN, ACKS_WITHIN)
+            .context("with one node dead")?;
+    }
+    for node in (0..cluster.len())
+        .filter(|node| !cluster.is_running(*node))
+        .collect::<Vec<_>>()
+    {
+        cluster.launch(node)?;
+    }
+    for controller in cluster
+        .controllers_mut()
+        .iter_mut()
+        .filter(|controller| !controller.is_running())
+    {
+        controller.launch()?;
     }
     cluster.await_ready()?;
     load.await_more_acks(ACKS_BETWEEN, ACKS_WITHIN)
@@ -132,14 +173,13 @@ fn run(cluster: &mut Cluster) -> Result<history::Report> {
     let mut history = History::default();
     for number in 0..one_rounds + all_rounds {
         let begin = Instant::now();
-        let victim = (number < one_rounds).then(|| random.random_range(0..cluster.len()));
-        let what = victim.map_or("all".to_owned(), |node| cluster.nodes()[node].name.clone());
-        round(cluster, &load, victim).with_context(|| format!("round {number}, killed {what}"))?;
+        let fault = Fault::of_round(number, one_rounds, &mut random, cluster);
+        round(cluster, &load, fault).with_context(|| format!("round {number}, killed {fault:?}"))?;
         if number % ROUNDS_PER_DUMP == 0 {
             history.dumps.push(dump(cluster, number % 3)?);
         }
         progress::line(format!(
-            "round {number}: killed {what}, whole again after {:?}, {:?}",
+            "round {number}: killed {fault:?}, whole again after {:?}, {:?}",
             begin.elapsed(),
             load.state()
         ));

@@ -30,15 +30,14 @@ fn assert_every_node_leads_one_group(cluster: &Cluster) {
 /// Sends a message to every queue through every node, the nodes in turn; returns what all nodes show then.
 fn send_everywhere(cluster: &Cluster, topic: &str, queues: u32) -> Dump {
     for queue in 0..queues {
-        let mut expected = cluster
+        let end = cluster
             .client(0)
             .and_then(|mut client| client.max_offset(topic, queue))
             .expect("end");
-        for node in 0..cluster.len() {
+        for (expected, node) in (end..).zip(0..cluster.len()) {
             let mut client = cluster.client(node).expect("connect");
             let offset = client.send(topic, queue, &format!("queue {queue} by node {node}"));
             assert_eq!(offset.expect("send"), expected, "queue {queue} by node {node}");
-            expected += 1;
         }
     }
     let dumps: Vec<Dump> = (0..cluster.len())

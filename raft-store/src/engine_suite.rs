@@ -114,7 +114,9 @@ impl
     > {
         let failed = |error: io::Error| StorageError::from_io_error(ErrorSubject::Store, ErrorVerb::Write, error);
         let folder = tempfile::tempdir().map_err(failed)?;
-        let (log, state) = store(FileDisk, folder.path().to_owned()).await.map_err(failed)?;
+        let (log, state) = store(FileDisk::default(), folder.path().to_owned())
+            .await
+            .map_err(failed)?;
         Ok((folder, log, state))
     }
 }

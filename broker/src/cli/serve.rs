@@ -15,6 +15,7 @@ use crate::config::load::to_toml;
 use crate::config::{ControllerSettings, Overrides, Ports, Settings, load};
 use crate::controller_process::{ControllerListeners, ControllerProcess, Options};
 use crate::node::{Listeners, Node};
+use crate::open_files;
 use crate::standalone::{self, Standalone};
 
 /// Start a whole cluster in this process.
@@ -192,6 +193,7 @@ impl StandaloneArgs {
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    open_files::raise_limit();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -213,7 +215,13 @@ async fn run_broker(settings: Settings) -> anyhow::Result<()> {
         "node {name}\n  name server  {}\n  remoting     {} (and {})\n  http         {}\n  peers        {}\nready\n",
         ports.name_server, ports.remoting, ports.vip, ports.http, ports.peer
     ));
-    signals.next().await;
+    tokio::select! {
+        () = signals.next() => {}
+        () = node.displaced() => {
+            node.stop(std::future::ready(())).await;
+            bail!("another process registered as node {name} with another disk: this one stops");
+        }
+    }
     node.stop(signals.next()).await;
     Ok(())
 }

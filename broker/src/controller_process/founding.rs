@@ -80,6 +80,13 @@ pub async fn take_part(
 ) -> Result<TakingPart, FoundingError> {
     let own = own_member(settings, members);
     if let Some(known) = remembered(volume, settings, members) {
+        if known.founding.cluster != settings.cluster {
+            return Err(FoundingError::OtherCluster {
+                node: format!("with the folder {}", volume.folder().display()),
+                theirs: known.founding.cluster,
+                ours: settings.cluster.clone(),
+            });
+        }
         return Ok(known);
     }
     let mut waited_for = Vec::new();

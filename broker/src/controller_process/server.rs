@@ -21,6 +21,8 @@ use crate::config::{ControllerSettings, Member};
 use crate::peer::{CallKind, Channel, Hello, PeerHandler, PeerReceiver, PeerSender, Refusal};
 use crate::volume::Volume;
 
+/// How long a majority may take to confirm the leader before a command is taken: less than the asker waits.
+const CONFIRM_MAX: Duration = Duration::from_secs(1);
 /// Longest wait for a change that may be asked for.
 const WATCH_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -145,6 +147,13 @@ impl Server {
         let Some(group) = self.group() else {
             return self.not_leader(None);
         };
+        // A leader cut off from the others would take the command into its log, and nobody could say what becomes of it.
+        match timeout(CONFIRM_MAX, group.read_index()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(ReadError::NotLeader { leader })) => return self.not_leader(leader),
+            Ok(Err(ReadError::Unavailable(reason))) => return Response::Unavailable(reason),
+            Err(_) => return Response::Unavailable("no majority of the controllers answers".to_owned()),
+        }
         match group.propose(vec![command.encode()]).await {
             Ok(proposed) => match proposed.replies.into_iter().next() {
                 Some(reply) => Response::Reply(reply),

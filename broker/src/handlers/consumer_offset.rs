@@ -27,10 +27,7 @@ pub async fn route(
 ) -> Result<RemotingCommand, Failure> {
     let header = QueueHeader::decode(&request.fields)?;
     let owned = Owned::Queue(header.topic, u32::try_from(header.queue).unwrap_or(u32::MAX));
-    if broker.owner(owned).is_none() {
-        topic_changes::confirmed(broker, header.topic).await;
-    }
-    if broker.owner(owned).is_none() {
+    if topic_changes::confirmed_owner(broker, owned).await.is_none() {
         if repeat == Repeat::Harmless {
             return Err(not_found());
         }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_api::remoting::bodies::{LockBatchRequest, LockBatchResponse, MessageQueue};
 use flotilla_api::remoting::codes::{request as codes, response};
@@ -18,6 +19,9 @@ use crate::node::{Broker, Owned};
 use crate::replica::Replica;
 use crate::router::Origin;
 use crate::state::{Command, Reply};
+
+/// Clients wait one second: what some owners granted must not wait longer for others that nobody leads.
+const PATIENCE: Duration = Duration::from_millis(600);
 
 fn decode(request: &RemotingCommand) -> Result<LockBatchRequest, Failure> {
     let asked = LockBatchRequest::from_bytes(&request.body)?;
@@ -69,7 +73,7 @@ pub async fn route(
             only_this_broker: false,
         };
         let part = request.clone().with_body(body.to_bytes());
-        async move { forward::at_owner(broker, Owned::Group(group), &part, origin, repeat).await }
+        async move { forward::at_owner_within(broker, Owned::Group(group), &part, origin, repeat, PATIENCE).await }
     });
     let mut held = Vec::new();
     let mut failure = None;

@@ -39,10 +39,11 @@ pub async fn route(
         broker.metadata.read(|metadata| metadata.groups.contains_key(&group))
     });
     let group = position.ok_or_else(|| not_found(number))?.group();
-    if let Some(replica) = broker.replicas.get(group)
-        && let Ok(found) = view_by_id(&replica, request).await
-    {
-        return Ok(found);
+    if let Some(replica) = broker.replicas.get(group) {
+        let _reading = broker.answers.begin_read(origin.connection.as_deref()).await?;
+        if let Ok(found) = view_by_id(&replica, request).await {
+            return Ok(found);
+        }
     }
     forward::at_owner(broker, Owned::Group(group), request, origin, Repeat::Harmless).await
 }
@@ -131,6 +132,7 @@ pub async fn query(broker: &Broker, request: &RemotingCommand) -> Result<Remotin
     found.sort_by_key(|(_, located)| Reverse((located.store_time, located.log_index, located.slot)));
     found.truncate(messages_max);
 
+    let _reading = broker.answers.begin_read(None).await?;
     let mut body = BytesMut::new();
     let mut newest = None;
     for (replica, located) in &found {

@@ -22,10 +22,7 @@ pub async fn route(
 ) -> Result<RemotingCommand, Failure> {
     let header = QueueHeader::decode(&request.fields)?;
     let owned = Owned::Queue(header.topic, number(header.queue));
-    if broker.owner(owned).is_none() {
-        topic_changes::confirmed(broker, header.topic).await;
-    }
-    if broker.owner(owned).is_none() {
+    if topic_changes::confirmed_owner(broker, owned).await.is_none() {
         return Ok(match request.code {
             codes::GET_EARLIEST_MSG_STORETIME => {
                 let mut answer = RemotingCommand::response(request, response::SUCCESS);

@@ -200,8 +200,7 @@ fn may_be_stale(failure: &Failure) -> bool {
 /// A pull at the node the client asked.
 pub async fn pull(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origin) -> Result<RemotingCommand, Failure> {
     let pull = Pull::decode(&request)?;
-    if broker.owner(pull.owned()).is_none() {
-        topic_changes::confirmed(broker, &pull.topic).await;
+    if topic_changes::confirmed_owner(broker, pull.owned()).await.is_none() {
         // Says what is wrong if there is still no such queue.
         pull.check(broker)?;
     }
@@ -219,10 +218,17 @@ async fn pull_here(
     origin: &Origin,
 ) -> Result<RemotingCommand, Failure> {
     let prepared = RemotingCommand::response(&request, response::SUCCESS);
-    let ((), looked) = tokio::join!(
-        commit(broker, &pull, origin),
-        look(broker, replica, &pull, pull.queue_offset)
-    );
+    let ((), looked) = tokio::join!(commit(broker, &pull, origin), async {
+        let mut reading = broker.answers.begin_read(origin.connection.as_deref()).await?;
+        let looked = look(broker, replica, &pull, pull.queue_offset).await;
+        // The offset may take longer to store than the messages to read.
+        reading.end_turn();
+        looked.map(|looked| (looked, reading))
+    });
+    let (looked, mut reading) = match looked {
+        Ok((looked, reading)) => (Ok(looked), Some(reading)),
+        Err(failure) => (Err(failure), None),
+    };
     let settled = match &looked {
         Ok((result, _)) if result.needs_leader(pull.queue_offset) => false,
         Ok((result, _)) if result.may_wait(pull.queue_offset) => pull.suspend.is_some(),
@@ -230,6 +236,7 @@ async fn pull_here(
         Err(failure) => !may_be_stale(failure),
     };
     if !settled {
+        drop(reading.take());
         let asked = pull.with_filter(broker, &request);
         match forward::at_owner(broker, pull.owned(), &asked, origin, Repeat::Harmless).await {
             // The leader knows no more than the end of the queue: wait for the message here.
@@ -244,7 +251,7 @@ async fn pull_here(
             return Ok(answer(prepared, pull.queue_offset, result, body));
         }
     }
-    drop(request);
+    drop((request, reading));
     wait(broker, replica, &pull, prepared, origin).await
 }
 
@@ -274,6 +281,7 @@ pub async fn pull_fresh(
 ) -> Result<RemotingCommand, Failure> {
     let pull = Pull::decode(request)?;
     replica.group.read_index().await?;
+    let _reading = broker.answers.begin_read(None).await?;
     let (result, body) = look(broker, replica, &pull, pull.queue_offset).await?;
     let prepared = RemotingCommand::response(request, response::SUCCESS);
     Ok(answer(prepared, pull.queue_offset, result, body))
@@ -288,6 +296,7 @@ pub async fn pull_waiting(
 ) -> Result<RemotingCommand, Failure> {
     let pull = Pull::decode(request)?;
     let prepared = RemotingCommand::response(request, response::SUCCESS);
+    let reading = broker.answers.begin_read(None).await?;
     let (mut result, mut body) = look(broker, replica, &pull, pull.queue_offset).await?;
     if result.status != PullStatus::Found {
         replica.group.read_index().await?;
@@ -296,6 +305,7 @@ pub async fn pull_waiting(
     if pull.suspend.is_none() || !result.may_wait(pull.queue_offset) {
         return Ok(answer(prepared, pull.queue_offset, result, body));
     }
+    drop(reading);
     wait(broker, replica, &pull, prepared, origin).await
 }
 
@@ -318,10 +328,12 @@ async fn wait(
     let mut queue_offset = pull.queue_offset;
     let mut woken_at = None;
     loop {
+        let reading = broker.answers.begin_read(origin.connection.as_deref()).await?;
         let looked = look(broker, replica, pull, queue_offset).await;
         let (result, body) = match looked {
             Err(failure) if may_be_stale(&failure) && Instant::now() < deadline => {
                 // The leader knew better; what it knows is about to be applied here.
+                drop(reading);
                 tokio::time::sleep(STALE_PAUSE).await;
                 continue;
             }
@@ -335,6 +347,7 @@ async fn wait(
             }
             queue_offset = result.next_offset;
         }
+        drop((reading, body));
         match timeout_at(deadline, parked.wait(queue_offset)).await {
             // Once in a while there is nothing for this pull behind it: a topic made anew under its name.
             Ok(Woken::Appended) if woken_at.replace(queue_offset) == Some(queue_offset) => {

@@ -166,6 +166,9 @@ async fn choose_queue(broker: &Arc<Broker>, request: &RemotingCommand) -> Result
     let header = SendMessageHeader::decode(&request.fields, request.code != codes::SEND_MESSAGE)?;
     let name = header.topic;
     check_name(name)?;
+    if let Ok(queue) = u32::try_from(header.queue) {
+        topic_changes::confirmed_owner(broker, Owned::Queue(name, queue)).await;
+    }
     let topic = match topic_changes::confirmed(broker, name).await {
         Some(topic) => topic,
         None => create_topic(broker, &header).await?,
@@ -213,7 +216,7 @@ async fn create_topic(broker: &Arc<Broker>, header: &SendMessageHeader<'_>) -> R
     let asked = u32::try_from(header.default_topic_queues).unwrap_or_default();
     let queues = asked.clamp(1, policy.default_queues.max(1));
     let config = TopicConfig::new(header.topic, queues);
-    topic_changes::put(broker, config, true, Vec::new()).await?;
+    topic_changes::create(broker, config).await?;
     broker
         .topic(header.topic)
         .ok_or_else(|| Failure::no_topic(header.topic))
@@ -321,7 +324,11 @@ async fn store(
         let (log_index, slot, queue_offset) = match reply {
             Reply::Appended { queue_offset, .. } => (proposed.log_id.index, slot, queue_offset),
             Reply::Repeated(stored) => (stored.log_index, stored.slot, stored.queue_offset),
-            Reply::Refused(Refusal::Forgotten) => return Err(Failure::Unknown(Refusal::Forgotten.to_string())),
+            // Final: sent again it would be as unknown.
+            Reply::Refused(refusal @ Refusal::Forgotten) => {
+                let remark = Failure::Unknown(refusal.to_string()).code_and_remark().1;
+                return Err(Failure::answer(response::SYSTEM_ERROR, remark));
+            }
             // The queue moved or was not open yet: surely nothing is stored, and whoever asked looks again.
             Reply::Refused(Refusal::StaleGeneration | Refusal::QueueOutOfRange) => {
                 return Err(Failure::NotLeader { leader: None });

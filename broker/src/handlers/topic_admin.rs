@@ -65,10 +65,7 @@ fn kind_named(name: &str) -> Result<TopicKind, Failure> {
 pub async fn put(broker: &Arc<Broker>, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let header = CreateTopicHeader::decode(&request.fields)?;
     check_user_topic(header.topic)?;
-    topic_changes::catch_up(broker).await;
-    let existing = broker.topic(header.topic).map(|topic| topic.config.clone());
-    let config = changed(existing, &header)?;
-    topic_changes::put(broker, config, false, Vec::new()).await?;
+    topic_changes::change(broker, header.topic, Vec::new(), |existing| changed(existing, &header)).await?;
     Ok(RemotingCommand::response(request, response::SUCCESS))
 }
 

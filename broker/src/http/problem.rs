@@ -119,7 +119,9 @@ impl From<NoController> for Problem {
         };
         let status = match refusal {
             Refusal::TopicNotExist | Refusal::GroupNotExist => StatusCode::NOT_FOUND,
-            Refusal::FewerQueues | Refusal::ReplicaNotExist => StatusCode::CONFLICT,
+            Refusal::FewerQueues | Refusal::ReplicaNotExist | Refusal::Changed | Refusal::NameTaken => {
+                StatusCode::CONFLICT
+            }
             Refusal::NoGroups | Refusal::NotFounded => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::LimitReached(_) => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Malformed | Refusal::AlreadyFounded | Refusal::QueueOutOfRange => StatusCode::BAD_REQUEST,

@@ -76,7 +76,6 @@ pub async fn put(broker: &Arc<Broker>, topic: &str, settings: &TopicSettings) ->
     if is_system_topic(topic) {
         return Err(Problem::new(StatusCode::CONFLICT, format!("{topic} is a system topic")).refused());
     }
-    // What is changed below is what every earlier change left.
     topic_changes::catch_up(broker).await;
     let mut groups = Vec::new();
     for group in settings.groups.iter().flatten() {
@@ -84,8 +83,22 @@ pub async fn put(broker: &Arc<Broker>, topic: &str, settings: &TopicSettings) ->
         let unknown = || Problem::malformed(format!("raft group {group} does not exist")).refused();
         groups.push(number.ok_or_else(unknown)?);
     }
-    let existing = broker.topic(topic).map(|topic| topic.config.clone());
-    let mut config = existing.unwrap_or_else(|| TopicConfig::new(topic, broker.policy().default_queues));
+    let default_queues = broker.policy().default_queues;
+    let change = |existing: Option<TopicConfig>| {
+        let config = existing.unwrap_or_else(|| TopicConfig::new(topic, default_queues));
+        changed(config, settings)
+    };
+    let (created, _) = topic_changes::change(broker, topic, groups, change).await?;
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(Answer {
+        status: status.as_u16(),
+        body: one(broker, topic)?,
+        epoch: epoch(broker),
+    })
+}
+
+/// A topic's settings with what is asked for.
+fn changed(mut config: TopicConfig, settings: &TopicSettings) -> Result<TopicConfig, Problem> {
     if let Some(queues) = settings.queues {
         config.queues = queues;
     }
@@ -107,13 +120,7 @@ pub async fn put(broker: &Arc<Broker>, topic: &str, settings: &TopicSettings) ->
         };
         config.retention_bytes = retention.bytes;
     }
-    let (created, _) = topic_changes::put(broker, config, false, groups).await?;
-    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(Answer {
-        status: status.as_u16(),
-        body: one(broker, topic)?,
-        epoch: epoch(broker),
-    })
+    Ok(config)
 }
 
 /// `DELETE /v1/topics/{topic}`.

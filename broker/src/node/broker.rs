@@ -13,6 +13,7 @@ use flotilla_controller::topic::TopicConfig;
 use flotilla_raft_store::leadership::Leadership;
 use parking_lot::Mutex;
 
+use crate::answers::AnswerBytes;
 use crate::config::Settings;
 use crate::connection_table::ConnectionTable;
 use crate::consumer_groups::{AppearedGroups, ConsumerGroups};
@@ -21,9 +22,11 @@ use crate::incoming::{Budget, REQUEST_BYTES_MAX};
 use crate::leaders::Leaders;
 use crate::long_poll::ParkedPulls;
 use crate::metrics::Metrics;
+use crate::open_files;
 use crate::peer::Peers;
 use crate::replica::{Replica, Replicas};
 use crate::sequences::Sequences;
+use crate::topic_changes::CaughtUp;
 
 /// See the module. A controller has one without replicas: it answers clients by passing their requests on.
 #[derive(Debug)]
@@ -54,10 +57,14 @@ pub struct Broker {
     pub parked: Arc<ParkedPulls>,
     /// Room for long requests.
     pub request_budget: Budget,
+    /// Answers being made and sent.
+    pub answers: Arc<AnswerBytes>,
     /// What this process counts.
     pub metrics: Arc<Metrics>,
     /// Set while this node's disk is too full for more messages.
     pub disk_full: AtomicBool,
+    /// When this process last confirmed that its copy of the metadata is the newest.
+    pub caught_up: CaughtUp,
     /// When this node last handed a leadership back.
     pub handed_over: Mutex<Option<Instant>>,
 }
@@ -93,12 +100,16 @@ impl Broker {
             sequences: Sequences::new(),
             leaders: Leaders::default(),
             peers: Peers::new(&settings.node, id, metrics.clone()),
-            connections: Arc::new(ConnectionTable::new(settings.policy.connections_max)),
+            connections: Arc::new(ConnectionTable::new(open_files::connections_max(
+                settings.policy.connections_max,
+            ))),
             consumer_groups,
             parked: Arc::new(ParkedPulls::new(settings.policy.parked_pulls_max)),
             request_budget: Budget::new(REQUEST_BYTES_MAX),
+            answers: Arc::default(),
             metrics,
             disk_full: AtomicBool::new(false),
+            caught_up: CaughtUp::default(),
             handed_over: Mutex::default(),
             settings,
         };
@@ -116,9 +127,11 @@ impl Broker {
         }
     }
 
-    /// The replica here that can serve something from its own state.
+    /// The replica here that can serve something from its own state: not one that is being filled.
     pub fn replica_of(&self, owned: Owned<'_>) -> Option<Arc<Replica>> {
-        self.replicas.get(self.owner(owned)?)
+        self.replicas
+            .get(self.owner(owned)?)
+            .filter(|replica| replica.is_level())
     }
 
     /// A topic with its queues.
@@ -153,17 +166,37 @@ impl Broker {
 
     /// Who leads a Raft group, as far as this process knows.
     pub fn leadership(&self, group: u16) -> Leadership {
-        match self.replicas.get(group) {
-            Some(replica) => replica.group.leadership(),
-            None => self.leaders.of(group),
+        let Some(replica) = self.replicas.get(group) else {
+            return self.leaders.of(group);
+        };
+        let here = replica.group.leadership();
+        if here.leader.is_some() {
+            return here;
+        }
+        // A replica that is being filled has not heard of the others yet.
+        let told = self.leaders.of(group);
+        if told.term >= here.term && told.leader.as_deref() != Some(&self.node) {
+            told
+        } else {
+            here
         }
     }
 
     /// Returns when something else than `seen` is known.
     pub async fn leadership_changed(&self, group: u16, seen: &Leadership) -> Leadership {
-        match self.replicas.get(group) {
-            Some(replica) => replica.group.leadership_changed(seen).await,
-            None => self.leaders.changed(group, seen).await,
+        let Some(replica) = self.replicas.get(group) else {
+            return self.leaders.changed(group, seen).await;
+        };
+        loop {
+            let (here, told) = (replica.group.leadership(), self.leaders.of(group));
+            let now = self.leadership(group);
+            if now != *seen {
+                return now;
+            }
+            tokio::select! {
+                _ = replica.group.leadership_changed(&here) => {}
+                _ = self.leaders.changed(group, &told) => {}
+            }
         }
     }
 

@@ -3,8 +3,10 @@
 //! Called on the apply path: everything here only wakes or notes, nothing waits.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use flotilla_raft_store::log_id::LogId;
+use prometheus::Histogram;
 use tracing::info;
 
 use crate::connection_table::ConnectionTable;
@@ -21,9 +23,14 @@ pub struct NodeEvents {
     pub(super) broker: Weak<Broker>,
     pub(super) parked: Arc<ParkedPulls>,
     pub(super) connections: Arc<ConnectionTable>,
+    pub(super) apply_seconds: Histogram,
 }
 
 impl Events for NodeEvents {
+    fn applied(&self, took: Duration) {
+        self.apply_seconds.observe(took.as_secs_f64());
+    }
+
     fn appended(&self, topic: &str, queue: u32, max_offset: i64) {
         self.parked.appended(topic, queue, max_offset);
     }

@@ -29,7 +29,7 @@ const HAND_OVER_INTERVAL: Duration = Duration::from_secs(3);
 /// How long one change of the members may take.
 const MEMBER_CHANGE_MAX: Duration = Duration::from_secs(600);
 
-/// Does them while this replica leads, until `stop`.
+/// Does them while this replica leads, until `stop`; also compares it with the others, whoever leads.
 pub async fn keep(broker: Arc<Broker>, replica: Arc<Replica>, mut stop: watch::Receiver<bool>) {
     let mut level_since = None;
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
@@ -39,6 +39,8 @@ pub async fn keep(broker: Arc<Broker>, replica: Arc<Replica>, mut stop: watch::R
             _ = ticks.tick() => {}
             () = stopped(&mut stop) => return,
         }
+        let others = broker.peers.replicas(replica.number).into_iter();
+        replica.compare(others.filter(|(node, _)| *node != broker.node).map(|(_, info)| info));
         if !replica.group.is_leader() {
             level_since = None;
             continue;
@@ -53,6 +55,8 @@ pub async fn keep(broker: Arc<Broker>, replica: Arc<Replica>, mut stop: watch::R
             };
             tokio::select! {
                 () = change_members(&replica, &group) => {}
+                // What is being waited for may have been lost, too.
+                () = no_longer(&broker, &replica, &group) => {}
                 () = stopped(&mut stop) => return,
             }
         }
@@ -75,6 +79,16 @@ fn wanted(broker: &Broker, replica: &Replica) -> Option<RaftGroup> {
     broker
         .metadata
         .read(|metadata| metadata.groups.get(&replica.number).cloned())
+}
+
+/// Returns when the metadata says something else than `group`.
+async fn no_longer(broker: &Broker, replica: &Replica, group: &RaftGroup) {
+    let mut epochs = broker.metadata.subscribe();
+    while wanted(broker, replica).as_ref() == Some(group) {
+        if epochs.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// A change of the members.
@@ -137,6 +151,10 @@ fn preferred_is_level(broker: &Broker, replica: &Replica, group: &RaftGroup) -> 
     let Some(info) = view.info.filter(|info| info.ready && !info.leaving) else {
         return false;
     };
+    // One that is cut off from the controllers would lead by old metadata.
+    if info.epoch < broker.metadata.epoch() {
+        return false;
+    }
     let last = replica.group.status().last.map_or(0, |id| id.index);
     info.replicas
         .get(&replica.number)

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use flotilla_controller::feed::Feed;
 use flotilla_controller::metadata::{Metadata, Node as NodeRecord, Update};
 use flotilla_controller::protocol::{Request, Response};
-use flotilla_controller::state::Command;
+use flotilla_controller::state::{Command, Refusal};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::Broker;
-use crate::controllers::Controllers;
+use crate::controllers::{Controllers, NoController};
 use crate::server::stopped;
 use crate::volume::write_durably;
 
@@ -30,8 +30,10 @@ const WATCH_WAIT: Duration = Duration::from_secs(5);
 const WATCH_MARGIN: Duration = Duration::from_secs(2);
 /// After a controller could not be asked.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-/// Changes of so long are written together.
-const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Changes are written together that come within so many times what the last writing took,
+const SAVE_PAUSE: u32 = 20;
+/// but no longer than this.
+const SAVE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The copy kept in `folder`; `None` without one, or with one that cannot be read: the controllers have it.
 pub fn load(folder: &Path) -> io::Result<Option<Metadata>> {
@@ -75,20 +77,27 @@ impl Registration {
 }
 
 /// Registers a node that has no copy yet, and fetches one. Waits until a controller can be reached and the cluster is
-/// founded.
-pub async fn fetch_first(controllers: &Controllers, registration: &Registration) -> Arc<Metadata> {
+/// founded; an error if the controllers will never take this node.
+pub async fn fetch_first(controllers: &Controllers, registration: &Registration) -> Result<Arc<Metadata>, Refusal> {
     let mut told = String::new();
     loop {
         let reason = match controllers.propose(registration.command()).await {
-            Ok(_) => match fetch(controllers, 0, "").await {
+            Ok(reply) => match fetch(controllers, 0, "").await {
                 Ok(Some(update)) => {
                     let copy = Feed::new(Metadata::default());
                     copy.take(update);
-                    return copy.snapshot();
+                    let copy = copy.snapshot();
+                    // A leader just elected may not have applied the registration yet.
+                    let registered = copy.nodes.get(&registration.name) == Some(&registration.record);
+                    if copy.epoch >= reply.epoch() && registered {
+                        return Ok(copy);
+                    }
+                    "the registration is not to be seen yet".to_owned()
                 }
                 Ok(None) => "the controller sent no metadata".to_owned(),
                 Err(reason) => reason,
             },
+            Err(NoController::Refused(refusal)) if refusal != Refusal::NotFounded => return Err(refusal),
             Err(error) => error.to_string(),
         };
         if reason != told {
@@ -164,13 +173,27 @@ pub async fn follow(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// Registers this node whenever the metadata shows it otherwise than it is, until `stop`.
-pub async fn keep_registered(broker: Arc<Broker>, registration: Registration, mut stop: watch::Receiver<bool>) {
+/// Registers this node whenever the metadata shows it otherwise than it is, until `stop`. Never takes its name back
+/// from another volume: tells `displaced` instead, because two processes of one name must not both serve.
+pub async fn keep_registered(
+    broker: Arc<Broker>,
+    registration: Registration,
+    displaced: watch::Sender<bool>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut epochs = broker.metadata.subscribe();
     loop {
-        let known = broker
+        let record = broker
             .metadata
-            .read(|metadata| metadata.nodes.get(&registration.name) == Some(&registration.record));
+            .read(|metadata| metadata.nodes.get(&registration.name).cloned());
+        if record
+            .as_ref()
+            .is_some_and(|record| record.volume != registration.record.volume)
+        {
+            displaced.send_replace(true);
+            return;
+        }
+        let known = record.as_ref() == Some(&registration.record);
         if !known && let Err(error) = broker.controllers.propose(registration.command()).await {
             debug!(%error, "register this node");
             tokio::select! {
@@ -218,6 +241,7 @@ pub async fn keep_on_disk(metadata: Arc<Feed>, folder: PathBuf, mut stop: watch:
             changed = epochs.changed() => changed.is_err(),
             () = stopped(&mut stop) => true,
         };
+        let begin = Instant::now();
         if metadata.epoch() != saved {
             let (copy, folder) = (metadata.snapshot(), folder.clone());
             let epoch = copy.epoch;
@@ -231,7 +255,7 @@ pub async fn keep_on_disk(metadata: Arc<Feed>, folder: PathBuf, mut stop: watch:
             return;
         }
         tokio::select! {
-            () = sleep(SAVE_INTERVAL) => {}
+            () = sleep((begin.elapsed() * SAVE_PAUSE).min(SAVE_PAUSE_MAX)) => {}
             () = stopped(&mut stop) => {}
         }
     }

@@ -82,7 +82,7 @@ impl PeerHandler for Peering {
                 let answer = serde_json::to_vec(&own_info(&broker)).map_err(|error| error.to_string());
                 std::future::ready(answer.map(Bytes::from)).boxed()
             }
-            CallKind::Forward => async move { Ok(forward::serve(&broker, request).await) }.boxed(),
+            CallKind::Forward | CallKind::Park => async move { Ok(forward::serve(&broker, request).await) }.boxed(),
             CallKind::Admin => async move { http::serve_forwarded(&broker, request, deadline).await }.boxed(),
             CallKind::Controller => std::future::ready(Err("this is no controller".to_owned())).boxed(),
         }

@@ -17,6 +17,7 @@ use flotilla_controller::metadata::RaftGroup;
 use flotilla_raft_store::disk::files::FileDisk;
 use flotilla_raft_store::group::{Group, GroupConfig};
 use flotilla_raft_store::identity::GroupIdentity;
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -59,6 +60,17 @@ struct Running {
     tasks: JoinSet<()>,
 }
 
+impl Running {
+    async fn close(mut self, broker: &Broker) {
+        broker.replicas.remove(self.replica.number);
+        self.stop.send_replace(true);
+        if timeout(CLOSE_MAX, self.replica.group.shutdown()).await.is_err() {
+            warn!(group = self.replica.name, "the replica did not close in time");
+        }
+        self.tasks.shutdown().await;
+    }
+}
+
 impl ReplicaKeeper {
     /// A keeper of the replicas in `volume`.
     pub fn new(broker: Arc<Broker>, volume: Volume) -> Self {
@@ -72,7 +84,7 @@ impl ReplicaKeeper {
 
     /// Opens what is wanted now, as far as it can be opened.
     pub async fn look(&mut self) {
-        let wanted = wanted(&self.broker);
+        let wanted = wanted(&self.broker, self.volume.id());
         let obsolete = self.running.iter().filter(|(number, running)| {
             let (identity, id) = (running.replica.identity, running.replica.id);
             wanted
@@ -130,22 +142,14 @@ impl ReplicaKeeper {
             }
             self.look().await;
         }
-        let numbers: Vec<u16> = self.running.keys().copied().collect();
-        for number in numbers {
-            self.close(number).await;
-        }
+        let running = std::mem::take(&mut self.running);
+        join_all(running.into_values().map(|running| running.close(&self.broker))).await;
     }
 
     async fn close(&mut self, number: u16) {
-        let Some(mut running) = self.running.remove(&number) else {
-            return;
-        };
-        self.broker.replicas.remove(number);
-        running.stop.send_replace(true);
-        if timeout(CLOSE_MAX, running.replica.group.shutdown()).await.is_err() {
-            warn!(group = running.replica.name, "the replica did not close in time");
+        if let Some(running) = self.running.remove(&number) {
+            running.close(&self.broker).await;
         }
-        running.tasks.shutdown().await;
     }
 
     async fn open(&mut self, number: u16, group: &RaftGroup, id: u64) -> anyhow::Result<Running> {
@@ -174,8 +178,16 @@ impl ReplicaKeeper {
     }
 }
 
-fn wanted(broker: &Broker) -> Wanted {
+/// Replicas are for a volume: under a name that another volume has now nothing is opened here.
+fn wanted(broker: &Broker, volume: &str) -> Wanted {
     broker.metadata.read(|metadata| {
+        if metadata
+            .nodes
+            .get(&broker.node)
+            .is_none_or(|node| node.volume != volume)
+        {
+            return Wanted::new();
+        }
         let here = metadata.groups.iter().filter_map(|(number, group)| {
             let replica = group.members.iter().find(|replica| replica.node == broker.node)?;
             Some((*number, (group.clone(), replica.id)))
@@ -195,6 +207,7 @@ async fn open(broker: &Arc<Broker>, number: u16, group: &RaftGroup, id: u64, fol
         broker: Arc::downgrade(broker),
         parked: broker.parked.clone(),
         connections: broker.connections.clone(),
+        apply_seconds: broker.metrics.apply_seconds.clone(),
     });
     let state_folder = folder.join("state");
     let (machine, state) =
@@ -213,15 +226,11 @@ async fn open(broker: &Arc<Broker>, number: u16, group: &RaftGroup, id: u64, fol
         flush_sync: settings.log.flush == Flush::Sync,
     };
     let transport = PeerTransport::new(broker.peers.clone(), identity);
-    let opened = Group::open(config, FileDisk, transport, machine).await;
-    Ok(Replica {
-        number,
-        name: group.name.clone(),
-        identity,
-        id,
-        group: opened.context("open the log")?,
-        state,
-    })
+    let flushes = broker.metrics.flush_seconds.clone();
+    let disk = FileDisk::observed(move |took| flushes.observe(took.as_secs_f64()));
+    let opened = Group::open(config, disk, transport, machine).await;
+    let opened = opened.context("open the log")?;
+    Ok(Replica::new((number, group.name.clone()), identity, id, opened, state))
 }
 
 /// Makes the Raft group, with the members that the controller names.

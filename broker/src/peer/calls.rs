@@ -6,7 +6,7 @@
 //! answer:  status: u8, 0 is done | number: u64 | payload, or the text of a failure
 //! ```
 //!
-//! Holds: at most [`CALLS_IN_FLIGHT_MAX`] requests wait; every one of them ends, with its answer, with its deadline
+//! Holds: at most [`CALLS_IN_FLIGHT_MAX`] requests wait, and [`CALLS_PARKED_MAX`] for messages; every one of them ends, with its answer, with its deadline
 //! or with the connection. A failure of the kind `NotConnected` surely left nothing at the other node; after any
 //! other, the outcome is unknown. The serving side stops what a connection asked for when the connection closes, and
 //! what a caller gave up when it says so: a parked pull does not outlive its client.
@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::listener::PeerHandler;
 use super::stream::{PeerReceiver, PeerSender};
-use super::{CALLS_IN_FLIGHT_MAX, CALLS_SERVED_MAX};
+use super::{CALLS_IN_FLIGHT_MAX, CALLS_PARKED_MAX, CALLS_SERVED_MAX, PEER_FRAME_BYTES_MAX};
 
 /// What a call is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub enum CallKind {
     Admin,
     /// A question to a controller.
     Controller,
+    /// A client's request, passed on, that may wait for a message.
+    Park,
 }
 
 impl CallKind {
@@ -48,6 +50,7 @@ impl CallKind {
             Self::Info => 1,
             Self::Admin => 2,
             Self::Controller => 3,
+            Self::Park => 4,
         }
     }
 
@@ -57,6 +60,7 @@ impl CallKind {
             1 => Some(Self::Info),
             2 => Some(Self::Admin),
             3 => Some(Self::Controller),
+            4 => Some(Self::Park),
             _ => None,
         }
     }
@@ -80,6 +84,7 @@ pub(super) struct CallConnection {
     outgoing: mpsc::Sender<Vec<Bytes>>,
     pending: Arc<Mutex<Pending>>,
     in_flight: Semaphore,
+    parked: Semaphore,
 }
 
 #[derive(Debug, Default)]
@@ -117,6 +122,7 @@ impl CallConnection {
             outgoing,
             pending,
             in_flight: Semaphore::new(CALLS_IN_FLIGHT_MAX),
+            parked: Semaphore::new(CALLS_PARKED_MAX),
         })
     }
 
@@ -129,7 +135,13 @@ impl CallConnection {
     pub(super) async fn call(&self, kind: CallKind, payload: Bytes, deadline: Instant) -> io::Result<Bytes> {
         let until = tokio::time::Instant::from_std(deadline);
         let not_sent = |why: &str| io::Error::new(io::ErrorKind::NotConnected, why.to_owned());
-        let _permit = match timeout_at(until, self.in_flight.acquire()).await {
+        // What waits for messages must not hold up what does not.
+        let permits = if kind == CallKind::Park {
+            &self.parked
+        } else {
+            &self.in_flight
+        };
+        let _permit = match timeout_at(until, permits.acquire()).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(_)) | Err(_) => return Err(not_sent("too many calls are waiting")),
         };
@@ -298,6 +310,9 @@ async fn serve_call(mut frame: Bytes, from: String, handler: Arc<dyn PeerHandler
         None => Err("unknown kind of call".to_owned()),
     };
     let (status, payload) = match outcome {
+        Ok(payload) if payload.len() > PEER_FRAME_BYTES_MAX - ANSWER_HEAD_BYTES => {
+            (1, Bytes::from_static(b"the answer is too large"))
+        }
         Ok(payload) => (0, payload),
         Err(text) => (1, Bytes::from(text)),
     };

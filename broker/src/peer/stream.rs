@@ -17,6 +17,8 @@ use super::handshake::Hello;
 use super::{CONNECT_TIMEOUT, PEER_FRAME_BYTES_MAX, Peers, SEND_STALL_MAX};
 use crate::metrics::Metrics;
 
+/// A host that acknowledges nothing for this long is gone.
+const UNACKNOWLEDGED_MAX_MS: u32 = 5_000;
 /// Small frames are read several at a time; larger ones go past this buffer straight into their own.
 const READ_BUFFER_BYTES: usize = 16 << 10;
 
@@ -33,7 +35,7 @@ pub struct PeerReceiver {
     stream: BufReader<OwnedReadHalf>,
 }
 
-/// Socket options of both sides: no delay, dead hosts found by keep-alive, and a reset instead of an orderly close
+/// Socket options of both sides: no delay, dead hosts found by keep-alive or by what they do not acknowledge, and a reset instead of an orderly close
 /// when the process is killed.
 pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
@@ -43,6 +45,8 @@ pub(super) fn tune(stream: &TcpStream) -> io::Result<()> {
         .with_interval(std::time::Duration::from_secs(1))
         .with_retries(3);
     socket.set_tcp_keepalive(&keepalive)?;
+    // Keep-alive is silent while something sent is not acknowledged.
+    rustix::net::sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MAX_MS)?;
     socket.set_linger(Some(std::time::Duration::ZERO))
 }
 

@@ -118,7 +118,7 @@ pub struct Peers {
 struct Node {
     address: RwLock<String>,
     seen: RwLock<Option<(NodeInfo, Instant)>>,
-    line: Line,
+    line: RwLock<Arc<Line>>,
 }
 
 /// The identity in the handshake of calls, which are for no Raft group in particular.
@@ -148,13 +148,19 @@ impl Peers {
         for (name, address) in members {
             let node = match before.remove(&name) {
                 Some(node) => {
-                    *node.address.write() = address;
+                    let mut known = node.address.write();
+                    if *known != address {
+                        // Whatever is still open leads to where the member was.
+                        *node.line.write() = Arc::default();
+                        *known = address;
+                    }
+                    drop(known);
                     node
                 }
                 None => Arc::new(Node {
                     address: RwLock::new(address),
                     seen: RwLock::default(),
-                    line: Line::default(),
+                    line: RwLock::default(),
                 }),
             };
             nodes.insert(name, node);
@@ -194,7 +200,7 @@ impl Peers {
                 Arc::new(Node {
                     address: RwLock::default(),
                     seen: RwLock::default(),
-                    line: Line::default(),
+                    line: RwLock::default(),
                 })
             })
             .clone();
@@ -275,9 +281,8 @@ impl Peers {
             return Err(io::Error::new(io::ErrorKind::NotConnected, why));
         };
         let hello = || self.hello(name, Channel::Calls, calls_identity(self.cluster), 0);
-        let address = node.address.read().clone();
-        node.line
-            .call(&address, hello, &self.metrics, (kind, request), deadline)
+        let (address, line) = (node.address.read().clone(), node.line.read().clone());
+        line.call(&address, hello, &self.metrics, (kind, request), deadline)
             .await
     }
 

@@ -65,6 +65,9 @@ pub enum Command {
         config: TopicConfig,
         /// Leave an existing topic as it is.
         if_absent: bool,
+        /// The epoch of the topic that `config` was made from, 0 for none: refused if it has changed since.
+        #[serde(default)]
+        expected: Option<u64>,
         /// Place new queues only in these Raft groups; empty: in any.
         groups: Vec<u16>,
         /// Proposer's clock.
@@ -189,6 +192,7 @@ mod tests {
             Command::PutTopic {
                 config: TopicConfig::new("t", 8),
                 if_absent: true,
+                expected: None,
                 groups: vec![1, 2],
                 now_ms: -1,
             },
@@ -244,6 +248,7 @@ mod tests {
         let put = Command::PutTopic {
             config,
             if_absent: false,
+            expected: None,
             groups: Vec::new(),
             now_ms: 0,
         };

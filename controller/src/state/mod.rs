@@ -111,6 +111,9 @@ impl State {
             Command::PutController { name, address, volume } => {
                 return self.put_controller(name, address, volume, changes);
             }
+            Command::RegisterNode { name, .. } if self.metadata.controllers.contains_key(&name) => {
+                return Err(Refusal::NameTaken);
+            }
             Command::RegisterNode {
                 name,
                 volume,
@@ -120,9 +123,16 @@ impl State {
             Command::PutTopic {
                 config,
                 if_absent,
+                expected,
                 groups,
                 now_ms,
-            } => return self.put_topic(config, if_absent, &groups, now_ms, changes),
+            } => {
+                let present = self.metadata.topics.get(&config.name).map_or(0, |topic| topic.epoch);
+                if expected.is_some_and(|expected| expected != present) {
+                    return Err(Refusal::Changed);
+                }
+                return self.put_topic(config, if_absent, &groups, now_ms, changes);
+            }
             Command::DeleteTopic { name } => {
                 let topic = self.metadata.topics.get(&name).ok_or(Refusal::TopicNotExist)?;
                 self.queues.remove(topic);

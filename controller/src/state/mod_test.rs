@@ -113,6 +113,7 @@ fn put_topic(name: &str, queues: u32, groups: &[u16]) -> Command {
     Command::PutTopic {
         config: TopicConfig::new(name, queues),
         if_absent: false,
+        expected: None,
         groups: groups.to_vec(),
         now_ms: 77,
     }
@@ -308,6 +309,7 @@ fn topics_are_created_and_grow() {
     check.unchanged(Command::PutTopic {
         config: TopicConfig::new("t", 1),
         if_absent: true,
+        expected: None,
         groups: Vec::new(),
         now_ms: 78,
     });
@@ -335,6 +337,7 @@ fn topics_are_created_and_grow() {
     check.done(Command::PutTopic {
         config,
         if_absent: false,
+        expected: None,
         groups: Vec::new(),
         now_ms: 79,
     });
@@ -494,6 +497,7 @@ impl Random {
                 Command::PutTopic {
                     config: TopicConfig::new(self.name("t", 12), self.below(12) as u32),
                     if_absent: self.below(4) == 0,
+                    expected: None,
                     groups: (0..pins).map(|_| 1 + self.below(8) as u16).collect(),
                     now_ms: self.below(1_000) as i64,
                 }

@@ -58,6 +58,12 @@ pub enum Refusal {
     /// The topic does not exist.
     #[error("topic does not exist")]
     TopicNotExist,
+    /// The topic is not any more what the change was made from.
+    #[error("the topic was changed by somebody else meanwhile")]
+    Changed,
+    /// The node's name is a controller's.
+    #[error("a controller has this name")]
+    NameTaken,
     /// The Raft group or subscription group does not exist.
     #[error("group does not exist")]
     GroupNotExist,

@@ -1,5 +1,7 @@
 //! The controllers of a cluster as its nodes see them.
 
+use std::fs;
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
@@ -42,6 +44,19 @@ impl Cluster {
                     "{} has not reached a leading controller",
                     node.name
                 );
+            }
+            Ok(Some(()))
+        })
+    }
+
+    /// Waits until every running node has what it knows of the cluster on its disk. One that is killed before may come
+    /// back without the last change, and learns it again from the controllers: tests that take those away as well wait.
+    pub fn await_copies_on_disk(&self) -> Result<()> {
+        wait::until("copies of the metadata on disk", READY, || {
+            for node in self.nodes().iter().filter(|node| node.is_running()) {
+                let known = node.http().get_ok("/v1/cluster")?["epoch"].as_u64().context("epoch")?;
+                let copy: Value = serde_json::from_slice(&fs::read(node.data().join("metadata.json"))?)?;
+                ensure!(copy["epoch"].as_u64() >= Some(known), "{} is behind {known}", node.name);
             }
             Ok(Some(()))
         })

@@ -10,7 +10,7 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -24,9 +24,36 @@ thread_local! {
     static BLOCKING_ALLOWED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Told how long each sync of a file took.
+type SyncObserver = Arc<dyn Fn(Duration) + Send + Sync>;
+
 /// The local file system. Paths are used as they are.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FileDisk;
+#[derive(Clone, Default)]
+pub struct FileDisk {
+    synced: Option<SyncObserver>,
+}
+
+impl std::fmt::Debug for FileDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileDisk").finish_non_exhaustive()
+    }
+}
+
+impl FileDisk {
+    /// Tells `synced` how long each sync of a file took.
+    pub fn observed(synced: impl Fn(Duration) + Send + Sync + 'static) -> Self {
+        Self {
+            synced: Some(Arc::new(synced)),
+        }
+    }
+
+    fn opened(&self, file: File) -> OpenFile {
+        OpenFile {
+            file: Arc::new(file),
+            synced: self.synced.clone(),
+        }
+    }
+}
 
 /// Runs `call` here if this thread may block, else on the runtime's blocking pool.
 async fn blocking<T: Send + 'static>(call: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
@@ -63,20 +90,14 @@ impl Disk for FileDisk {
 
     async fn open(&self, path: &Path) -> io::Result<OpenFile> {
         let path = path.to_owned();
-        blocking(move || OpenOptions::new().read(true).write(true).open(path).map(OpenFile::new)).await
+        let opened = blocking(move || OpenOptions::new().read(true).write(true).open(path)).await;
+        opened.map(|file| self.opened(file))
     }
 
     async fn create(&self, path: &Path) -> io::Result<OpenFile> {
         let path = path.to_owned();
-        blocking(move || {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(path)
-                .map(OpenFile::new)
-        })
-        .await
+        let created = blocking(move || OpenOptions::new().read(true).write(true).create_new(true).open(path)).await;
+        created.map(|file| self.opened(file))
     }
 
     async fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
@@ -153,14 +174,14 @@ impl Disk for FileDisk {
 }
 
 /// A file of the local file system.
-#[derive(Debug)]
 pub struct OpenFile {
     file: Arc<File>,
+    synced: Option<SyncObserver>,
 }
 
-impl OpenFile {
-    fn new(file: File) -> Self {
-        Self { file: Arc::new(file) }
+impl std::fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OpenFile").field(&self.file).finish()
     }
 }
 
@@ -184,8 +205,12 @@ impl DiskFile for OpenFile {
     }
 
     async fn sync(&self) -> io::Result<()> {
-        let file = self.file.clone();
-        blocking(move || file.sync_data()).await
+        let (file, started) = (self.file.clone(), Instant::now());
+        let outcome = blocking(move || file.sync_data()).await;
+        if let Some(synced) = &self.synced {
+            synced(started.elapsed());
+        }
+        outcome
     }
 
     async fn set_len(&self, length: u64) -> io::Result<()> {

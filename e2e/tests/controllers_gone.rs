@@ -1,0 +1,99 @@
+//! Official clients that start while no controller runs, and go on while nodes die and restart under them: the history
+//! holds, and what they need in a new consumer group's records is made up for when the controllers are back.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use flotilla_e2e::cluster::Cluster;
+use flotilla_e2e::history::{self, History, Report, load};
+use flotilla_e2e::java::Java;
+use flotilla_e2e::progress;
+use flotilla_e2e::wait;
+
+const TOPIC: &str = "controllers-gone";
+const QUEUES: u32 = 6;
+const GROUP: &str = "controllers-gone";
+/// Acknowledgements seen between two faults.
+const ACKS: u64 = 200;
+const ACKS_WITHIN: Duration = Duration::from_secs(45);
+const ALIKE_WITHIN: Duration = Duration::from_secs(60);
+const CONSUMED_WITHIN: Duration = Duration::from_secs(90);
+const STOP_WITHIN: Duration = Duration::from_secs(60);
+
+fn everything_is_consumed(cluster: &Cluster) -> Result<Option<()>> {
+    let mut client = cluster.client(0)?;
+    for queue in 0..QUEUES {
+        let end = client.max_offset(TOPIC, queue)?;
+        if client.consumer_offset(GROUP, TOPIC, queue)? != Some(end) && end > 0 {
+            return Ok(None);
+        }
+    }
+    Ok(Some(()))
+}
+
+fn run(cluster: &mut Cluster) -> Result<Report> {
+    let java = Java::build("5.3.3")?;
+    cluster.http(0).create_topic(TOPIC, QUEUES)?;
+    cluster.await_copies_on_disk()?;
+    cluster.kill_controllers()?;
+    let file = cluster.folder().join("history.jsonl");
+    let properties = [
+        ("namesrv", cluster.name_servers()),
+        ("topic", TOPIC.to_owned()),
+        ("group", GROUP.to_owned()),
+    ];
+    let mut load = java.load(cluster.folder(), &file, &properties)?;
+    load.await_more_acks(ACKS, ACKS_WITHIN).context("with all nodes")?;
+    let received = || Ok((load.state().received > 0).then_some(()));
+    wait::until("a consumer group that nobody knew receives", ACKS_WITHIN, received)?;
+    for node in 0..cluster.len() {
+        if node % 2 == 0 {
+            cluster.kill(node)?;
+        } else {
+            cluster.terminate(node)?;
+        }
+        load.await_more_acks(ACKS, ACKS_WITHIN)
+            .with_context(|| format!("while node {node} is down"))?;
+        cluster.launch(node)?;
+        cluster.await_whole()?;
+        load.await_more_acks(ACKS, ACKS_WITHIN)
+            .with_context(|| format!("with node {node} back"))?;
+        progress::line(format!("{} restarted, {:?}", cluster.nodes()[node].name, load.state()));
+    }
+    for controller in cluster.controllers_mut() {
+        controller.launch()?;
+    }
+    cluster.await_whole()?;
+    load.await_more_acks(ACKS, ACKS_WITHIN)
+        .context("with controllers again")?;
+    let path = format!("/v1/consumer-groups/{GROUP}");
+    wait::until("the consumer group is known", ACKS_WITHIN, || {
+        let document = cluster.http(1).get_ok(&path)?;
+        let members = document["members"].as_array().context("members")?;
+        Ok((!members.is_empty()).then_some(()))
+    })?;
+    load.stop_sending(STOP_WITHIN)?;
+    wait::until("everything is consumed", CONSUMED_WITHIN, || {
+        everything_is_consumed(cluster)
+    })?;
+    load.exit(STOP_WITHIN)?;
+    cluster.await_alike(ALIKE_WITHIN)?;
+    let mut history = History::default();
+    for node in 0..cluster.len() {
+        history.dumps.push(cluster.client(node)?.dump(TOPIC, QUEUES)?);
+    }
+    load::read(&file, &mut history)?;
+    Ok(history::check(&history))
+}
+
+#[test]
+fn official_clients_start_and_go_on_without_controllers() {
+    let mut cluster = Cluster::start(3).expect("three nodes start");
+    let report = run(&mut cluster).expect("the run completes");
+    progress::line(report.to_string());
+    assert!(report.violations.is_empty(), "{report}");
+    assert!(
+        report.acked as u64 > 7 * ACKS && report.received >= report.acked,
+        "{report}"
+    );
+}
