@@ -15,6 +15,7 @@
 //! | [`raw`] | sockets without a protocol, for bytes that no client sends |
 //! | [`resources`] | memory and open files of a process |
 //! | [`sim`] | the simulator: virtual time, disk and network |
+//! | [`small_disk`] | a disk that can be filled up |
 //! | [`progress`] | lines that show even while the test harness captures output |
 //!
 //! `tests/` holds one file a promise. They need the `flotilla` program of the same build: `cargo build --release` first.
@@ -34,4 +35,5 @@ pub mod progress;
 pub mod raw;
 pub mod resources;
 pub mod sim;
+pub mod small_disk;
 pub mod wait;

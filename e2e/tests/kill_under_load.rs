@@ -175,14 +175,14 @@ fn run(cluster: &mut Cluster) -> Result<history::Report> {
         let begin = Instant::now();
         let fault = Fault::of_round(number, one_rounds, &mut random, cluster);
         round(cluster, &load, fault).with_context(|| format!("round {number}, killed {fault:?}"))?;
-        if number % ROUNDS_PER_DUMP == 0 {
-            history.dumps.push(dump(cluster, number % 3)?);
-        }
         progress::line(format!(
             "round {number}: killed {fault:?}, whole again after {:?}, {:?}",
             begin.elapsed(),
             load.state()
         ));
+        if number % ROUNDS_PER_DUMP == 0 {
+            history.dumps.push(dump(cluster, number % 3)?);
+        }
     }
 
     load.stop_sending(STOP_WITHIN)?;

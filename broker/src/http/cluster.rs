@@ -267,19 +267,17 @@ pub async fn digest(broker: &Arc<Broker>, replica: &Replica, deadline: Instant) 
         .propose(vec![Command::DigestPoint { nonce }.encode()])
         .await?;
     let members = replica.group.status().members;
-    let asked = members
-        .iter()
-        .filter(|member| broker.peers.is_living(&member.node))
-        .map(|member| async move {
-            let digest = match member.node == broker.node {
-                true => own_digest(replica, nonce, deadline).await,
-                false => digest_of(broker, &member.node, replica.number, nonce, deadline).await,
-            };
-            (member.node.clone(), digest)
-        });
+    let asked = members.iter().map(|member| async move {
+        let digest = match member.node == broker.node {
+            true => own_digest(replica, nonce, deadline).await,
+            false if !lives(broker, &member.node).await => return None,
+            false => digest_of(broker, &member.node, replica.number, nonce, deadline).await,
+        };
+        Some((member.node.clone(), digest))
+    });
     let mut computed = Vec::new();
     let mut late = Vec::new();
-    for (node, digest) in join_all(asked).await {
+    for (node, digest) in join_all(asked).await.into_iter().flatten() {
         match digest {
             Some(digest) => computed.push((node, digest)),
             None => late.push(node),
@@ -304,6 +302,12 @@ pub async fn digest(broker: &Arc<Broker>, replica: &Replica, deadline: Instant) 
     let shown: Vec<Value> = shown.into_iter().map(|(_, member)| member).collect();
     let body = json!({ "index": proposed.log_id.index, "value": value, "equal": equal, "members": shown });
     Ok(Answer::ok(body, epoch(broker)))
+}
+
+/// One that was not heard of lately is asked: it may just have come.
+async fn lives(broker: &Broker, node: &str) -> bool {
+    let until = Instant::now() + DIGEST_ASK_TIMEOUT;
+    broker.peers.is_living(node) || broker.peers.ask_info(node, until).await.is_ok()
 }
 
 async fn own_digest(replica: &Replica, nonce: u64, deadline: Instant) -> Option<DigestInfo> {
