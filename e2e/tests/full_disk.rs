@@ -41,7 +41,8 @@ const GROUP: &str = "full-disk-group";
 /// A disk, or the reason why this cannot be tested here.
 fn disk() -> Option<SmallDisk> {
     let disk = SmallDisk::mount(DISK_BYTES);
-    disk.inspect_err(|error| progress::line(format!("not tested: {error:#}"))).ok()
+    disk.inspect_err(|error| progress::line(format!("not tested: {error:#}")))
+        .ok()
 }
 
 /// A cluster whose first node has its data on the disk, beside something else.
@@ -55,7 +56,11 @@ fn start(nodes: usize, disk: &SmallDisk) -> (Cluster, PathBuf) {
     let config = cluster.folder().join("n1.toml");
     let settings = fs::read_to_string(&config).expect("settings");
     // Its last table is [policy].
-    fs::write(&config, format!("{settings}disk_used_percent_max = {USED_PERCENT_MAX}\n")).expect("settings");
+    fs::write(
+        &config,
+        format!("{settings}disk_used_percent_max = {USED_PERCENT_MAX}\n"),
+    )
+    .expect("settings");
     cluster.launch(0).expect("start");
     cluster.await_whole().expect("whole");
     (cluster, ballast)
@@ -202,17 +207,26 @@ fn a_node_without_room_stops_what_it_leads_and_the_others_go_on() {
         while disk.free_bytes().expect("free") > 1 << 20 && begin.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(10));
         }
-        progress::line(format!("{} left after {:?}", mib(disk.free_bytes().expect("free")), begin.elapsed()));
+        progress::line(format!(
+            "{} left after {:?}",
+            mib(disk.free_bytes().expect("free")),
+            begin.elapsed()
+        ));
         std::thread::sleep(REFUSED_FOR);
         stop.store(true, Ordering::Relaxed);
         for (queue, sender) in senders {
-            let count = sender.join().expect("no panic").unwrap_or_else(|error| panic!("{error:#}"));
+            let count = sender
+                .join()
+                .expect("no panic")
+                .unwrap_or_else(|error| panic!("{error:#}"));
             sent.insert(queue, count);
         }
     });
     progress::line(format!("sent {sent:?}"));
     for node in [1, 2] {
-        all_is_there(&cluster, node, &sent).with_context(|| format!("node {node}")).expect("readable");
+        all_is_there(&cluster, node, &sent)
+            .with_context(|| format!("node {node}"))
+            .expect("readable");
     }
     assert!(Usage::of(&cluster, "n1").expect("the process").is_alive());
 
@@ -227,6 +241,8 @@ fn a_node_without_room_stops_what_it_leads_and_the_others_go_on() {
     }
     cluster.await_alike(ALIKE_WITHIN).expect("replicas alike");
     for node in 0..3 {
-        all_is_there(&cluster, node, &sent).with_context(|| format!("node {node}")).expect("all there");
+        all_is_there(&cluster, node, &sent)
+            .with_context(|| format!("node {node}"))
+            .expect("all there");
     }
 }

@@ -45,7 +45,10 @@ fn try_to_refuse(command: &str, config: &Path, says: &[&str]) -> Result<()> {
     ensure!(status.code() == Some(1), "ended with {status}: {errors}");
     ensure!(out.is_empty(), "said that it runs: {out}");
     // What is logged before does not count.
-    let refusal: Vec<&str> = errors.lines().skip_while(|line| !line.starts_with("flotilla: ")).collect();
+    let refusal: Vec<&str> = errors
+        .lines()
+        .skip_while(|line| !line.starts_with("flotilla: "))
+        .collect();
     let refusal = refusal.join("\n");
     for part in says {
         ensure!(refusal.contains(part), "no {part:?} in {errors:?}");
@@ -116,16 +119,30 @@ fn a_data_folder_that_cannot_be_used_is_refused() {
     for folder in [&new, &used] {
         fs::create_dir(folder).expect("folder");
     }
-    let copied = Command::new("cp").arg("-a").arg(cluster.nodes()[0].data().join("volume.json")).arg(&used).status();
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(cluster.nodes()[0].data().join("volume.json"))
+        .arg(&used)
+        .status();
     assert!(copied.expect("cp").success());
     disk.make_read_only().expect("read-only");
     for data in [&new, &used] {
         let path = data.to_str().expect("text");
         let text = quoted(data);
         let config = node(&cluster, "read-only", &[("data", &text)]);
-        refuses("a read-only folder", "broker", &config, &[path, "Read-only file system"]);
+        refuses(
+            "a read-only folder",
+            "broker",
+            &config,
+            &[path, "Read-only file system"],
+        );
         let config = controller(&cluster, "read-only", &[("data", &text)]);
-        refuses("a read-only folder", "controller", &config, &[path, "Read-only file system"]);
+        refuses(
+            "a read-only folder",
+            "controller",
+            &config,
+            &[path, "Read-only file system"],
+        );
     }
 }
 
@@ -137,10 +154,20 @@ fn what_another_process_uses_is_refused() {
     assert_eq!(client.send(TOPIC, 0, "kept").expect("send"), 0);
 
     let n1 = cluster.nodes()[0].data().display().to_string();
-    refuses("a folder in use", "broker", &node(&cluster, "again", &[]), &[&n1, "in use by another process"]);
+    refuses(
+        "a folder in use",
+        "broker",
+        &node(&cluster, "again", &[]),
+        &[&n1, "in use by another process"],
+    );
     let c1 = cluster.controllers()[0].data().display().to_string();
     let again = controller(&cluster, "again", &[]);
-    refuses("a folder in use", "controller", &again, &[&c1, "in use by another process"]);
+    refuses(
+        "a folder in use",
+        "controller",
+        &again,
+        &[&c1, "in use by another process"],
+    );
 
     let elsewhere = quoted(&cluster.folder().join("elsewhere"));
     let ports = cluster.nodes()[0].ports;
@@ -164,7 +191,10 @@ fn what_another_process_uses_is_refused() {
     let changes: Vec<_> = changes.into_iter().collect();
     let file = config(&cluster, "c1", "port", &changes);
     refuses("a port in use", "controller", &file, &[&port, "in use"]);
-    assert!(!cluster.folder().join("elsewhere").exists(), "something was made for nothing");
+    assert!(
+        !cluster.folder().join("elsewhere").exists(),
+        "something was made for nothing"
+    );
 
     assert_eq!(client.send(TOPIC, 0, "undisturbed").expect("send"), 1);
     assert_eq!(client.pull(TOPIC, 0, 0).expect("pull")[0].1, "kept");
@@ -179,31 +209,77 @@ fn a_folder_of_somebody_else_is_refused_and_left_as_it_is() {
     assert_eq!(client.send(TOPIC, 0, "kept").expect("send"), 0);
     cluster.terminate(0).expect("stop");
     cluster.controllers_mut()[0].terminate().expect("stop");
-    let (n1, c1) = (cluster.nodes()[0].data().to_owned(), cluster.controllers()[0].data().to_owned());
+    let (n1, c1) = (
+        cluster.nodes()[0].data().to_owned(),
+        cluster.controllers()[0].data().to_owned(),
+    );
     let (n1_text, c1_text) = (n1.display().to_string(), c1.display().to_string());
     let labels = || [&n1, &c1].map(|data| fs::read(data.join("volume.json")).expect("label"));
     let before = labels();
 
     let config = node(&cluster, "renamed", &[("node", "\"n2\"")]);
-    refuses("the folder of another node", "broker", &config, &[&n1_text, "belongs to node n1", "n2"]);
-    let config = controller(&cluster, "renamed", &[("node", "\"c2\""), ("peers", "[\"c2=127.0.0.1:1\"]")]);
-    refuses("the folder of another controller", "controller", &config, &[&c1_text, "belongs to node c1", "c2"]);
+    refuses(
+        "the folder of another node",
+        "broker",
+        &config,
+        &[&n1_text, "belongs to node n1", "n2"],
+    );
+    let config = controller(
+        &cluster,
+        "renamed",
+        &[("node", "\"c2\""), ("peers", "[\"c2=127.0.0.1:1\"]")],
+    );
+    refuses(
+        "the folder of another controller",
+        "controller",
+        &config,
+        &[&c1_text, "belongs to node c1", "c2"],
+    );
     let config = node(&cluster, "role", &[("data", &quoted(&c1)), ("node", "\"c1\"")]);
-    refuses("a controller's folder", "broker", &config, &[&c1_text, "belongs to a controller"]);
-    let config = controller(&cluster, "role", &[("data", &quoted(&n1)), ("node", "\"n1\""), ("peers", "[]")]);
-    refuses("a node's folder", "controller", &config, &[&n1_text, "belongs to a node"]);
+    refuses(
+        "a controller's folder",
+        "broker",
+        &config,
+        &[&c1_text, "belongs to a controller"],
+    );
+    let config = controller(
+        &cluster,
+        "role",
+        &[("data", &quoted(&n1)), ("node", "\"n1\""), ("peers", "[]")],
+    );
+    refuses(
+        "a node's folder",
+        "controller",
+        &config,
+        &[&n1_text, "belongs to a node"],
+    );
 
     let theirs = format!("[\"127.0.0.1:{}\"]", other.controllers()[0].ports.controller);
     let config = node(&cluster, "foreign", &[("controllers", &theirs)]);
-    refuses("a folder of another cluster", "broker", &config, &[&n1_text, "another cluster"]);
+    refuses(
+        "a folder of another cluster",
+        "broker",
+        &config,
+        &[&n1_text, "another cluster"],
+    );
     // Its copy of the metadata is worth no more.
     let copy = n1.join("metadata.json");
     let bytes = fs::read(&copy).expect("copy");
     fs::remove_file(&copy).expect("remove the copy");
-    refuses("a folder of another cluster", "broker", &config, &[&n1_text, "another cluster"]);
+    refuses(
+        "a folder of another cluster",
+        "broker",
+        &config,
+        &[&n1_text, "another cluster"],
+    );
     fs::write(&copy, bytes).expect("put the copy back");
     let config = controller(&cluster, "foreign", &[("cluster", "\"other\"")]);
-    refuses("a folder of another cluster", "controller", &config, &[&c1_text, "e2e", "other"]);
+    refuses(
+        "a folder of another cluster",
+        "controller",
+        &config,
+        &[&c1_text, "e2e", "other"],
+    );
 
     for (file, bytes, says) in [
         ("version", "flotilla volume 1\n", "flotilla volume 1"),
@@ -212,7 +288,12 @@ fn a_folder_of_somebody_else_is_refused_and_left_as_it_is() {
         let path = n1.join(file);
         let whole = fs::read(&path).expect("read");
         fs::write(&path, bytes).expect("write");
-        refuses(file, "broker", &node(&cluster, "damaged", &[]), &[path.to_str().expect("text"), says]);
+        refuses(
+            file,
+            "broker",
+            &node(&cluster, "damaged", &[]),
+            &[path.to_str().expect("text"), says],
+        );
         fs::write(&path, whole).expect("write");
     }
     assert_eq!(labels(), before);
@@ -230,50 +311,121 @@ fn all_that_is_wrong_with_a_file_is_told_at_once() {
     let data = folder.path().join("data");
     let data = quoted(&data);
     let bad: [(&str, &str, String, &[&str]); 12] = [
-        ("broker", "wrong values", format!(
-            "node = \"n 1\"\ndata = {data}\nlisten = \"nowhere\"\ncontrollers = [\"c1\", \"c2:1\", \"c2:1\"]\ncolour = 1\n\
+        (
+            "broker",
+            "wrong values",
+            format!(
+                "node = \"n 1\"\ndata = {data}\nlisten = \"nowhere\"\ncontrollers = [\"c1\", \"c2:1\", \"c2:1\"]\ncolour = 1\n\
              [ports]\nremoting = 2\nhttp = 9876\n[log]\nfile_bytes = 1\n\
              [policy]\ndisk_used_percent_max = 100\nmessage_bytes_max = 0\nelection_min_ms = 1\n"
-        ), &[
-            "node", "listen", "c1", "twice", "colour", "ports.remoting", "9876", "log.file_bytes",
-            "disk_used_percent_max", "message_bytes_max", "election_min_ms",
-        ]),
-        ("broker", "wrong types", format!(
-            "node = 1\ndata = {data}\ncontrollers = \"c1:1\"\n[ports]\nhttp = \"x\"\npeer = 70000\n[log]\nflush = \"never\"\n"
-        ), &["node", "controllers", "ports.http", "ports.peer", "log.flush"]),
+            ),
+            &[
+                "node",
+                "listen",
+                "c1",
+                "twice",
+                "colour",
+                "ports.remoting",
+                "9876",
+                "log.file_bytes",
+                "disk_used_percent_max",
+                "message_bytes_max",
+                "election_min_ms",
+            ],
+        ),
+        (
+            "broker",
+            "wrong types",
+            format!(
+                "node = 1\ndata = {data}\ncontrollers = \"c1:1\"\n[ports]\nhttp = \"x\"\npeer = 70000\n[log]\nflush = \"never\"\n"
+            ),
+            &["node", "controllers", "ports.http", "ports.peer", "log.flush"],
+        ),
         ("broker", "no controllers", format!("data = {data}\n"), &["controllers"]),
-        ("broker", "a controller's file", format!("data = {data}\ncluster = \"e2e\"\npeers = []\n"), &["cluster", "peers"]),
+        (
+            "broker",
+            "a controller's file",
+            format!("data = {data}\ncluster = \"e2e\"\npeers = []\n"),
+            &["cluster", "peers"],
+        ),
         ("broker", "no TOML", "node = = 1\n".to_owned(), &["TOML", "line 1"]),
-        ("broker", "an unknown way of filling up", format!(
-            "data = {data}\ncontrollers = [\"c1:1\"]\n[policy]\non_disk_pressure = \"explode\"\n"
-        ), &["on_disk_pressure"]),
-        ("controller", "wrong values", format!(
-            "node = \"c9\"\ndata = {data}\ncluster = \"a b\"\npeers = [\"c1\", \"c2=h:1\", \"c2=h:2\"]\nlisten = \"\"\ncolour = 1\n\
+        (
+            "broker",
+            "an unknown way of filling up",
+            format!("data = {data}\ncontrollers = [\"c1:1\"]\n[policy]\non_disk_pressure = \"explode\"\n"),
+            &["on_disk_pressure"],
+        ),
+        (
+            "controller",
+            "wrong values",
+            format!(
+                "node = \"c9\"\ndata = {data}\ncluster = \"a b\"\npeers = [\"c1\", \"c2=h:1\", \"c2=h:2\"]\nlisten = \"\"\ncolour = 1\n\
              [ports]\nhttp = 9878\n[policy]\nreplicas = 0\ngroups_per_node = 0\nauto_rebalance = true\nreplace_after = \"1h\"\n"
-        ), &[
-            "cluster", "c1", "twice", "c9", "listen", "colour", "9878", "replicas", "groups_per_node", "auto_rebalance",
-            "replace_after",
-        ]),
-        ("controller", "wrong types", format!(
-            "cluster = 7\ndata = {data}\npeers = [1]\n[ports]\ncontroller = -1\n[policy]\nreplicas = \"three\"\n"
-        ), &["cluster", "peers", "ports.controller", "policy.replicas"]),
-        ("controller", "a node's file", format!("data = {data}\ncontrollers = [\"c1:1\"]\n"), &["controllers"]),
+            ),
+            &[
+                "cluster",
+                "c1",
+                "twice",
+                "c9",
+                "listen",
+                "colour",
+                "9878",
+                "replicas",
+                "groups_per_node",
+                "auto_rebalance",
+                "replace_after",
+            ],
+        ),
+        (
+            "controller",
+            "wrong types",
+            format!(
+                "cluster = 7\ndata = {data}\npeers = [1]\n[ports]\ncontroller = -1\n[policy]\nreplicas = \"three\"\n"
+            ),
+            &["cluster", "peers", "ports.controller", "policy.replicas"],
+        ),
+        (
+            "controller",
+            "a node's file",
+            format!("data = {data}\ncontrollers = [\"c1:1\"]\n"),
+            &["controllers"],
+        ),
         ("controller", "no TOML", "[policy\n".to_owned(), &["TOML", "line 1"]),
-        ("broker", "no data folder", "data = \"\"\ncontrollers = [\"c1:1\"]\n".to_owned(), &["data"]),
+        (
+            "broker",
+            "no data folder",
+            "data = \"\"\ncontrollers = [\"c1:1\"]\n".to_owned(),
+            &["data"],
+        ),
         ("controller", "no data folder", "data = \"\"\n".to_owned(), &["data"]),
     ];
     for (number, (command, what, text, says)) in bad.iter().enumerate() {
         let file = folder.path().join(format!("bad-{number}.toml"));
         fs::write(&file, text).expect("write");
         let what = format!("{command}: {what}");
-        refuses(&what, command, &file, &[&["fault(s) in the configuration"], *says].concat());
+        refuses(
+            &what,
+            command,
+            &file,
+            &[&["fault(s) in the configuration"], *says].concat(),
+        );
     }
     for command in ["broker", "controller"] {
         let missing = folder.path().join("missing.toml");
-        refuses("no file", command, &missing, &[missing.to_str().expect("text"), "No such file"]);
+        refuses(
+            "no file",
+            command,
+            &missing,
+            &[missing.to_str().expect("text"), "No such file"],
+        );
         let no_text = folder.path().join("no-text.toml");
         fs::write(&no_text, b"node = \"\xff\"\n").expect("write");
-        refuses("no text", command, &no_text, &[no_text.to_str().expect("text"), "UTF-8"]);
+        refuses(
+            "no text",
+            command,
+            &no_text,
+            &[no_text.to_str().expect("text"), "UTF-8"],
+        );
     }
     assert!(!folder.path().join("data").exists(), "something was made for nothing");
 }
