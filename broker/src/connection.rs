@@ -214,6 +214,10 @@ async fn converse(
                 if last_traffic.elapsed() > IDLE_MAX && in_flight.is_empty() {
                     return Ok(End::Idle);
                 }
+                if last_traffic.elapsed() > CHECK_INTERVAL {
+                    input.rest();
+                    unsent.rest();
+                }
             }
         }
     }
@@ -243,7 +247,10 @@ fn check_first_byte(input: &[u8]) -> Result<(), Broken> {
 fn read(stream: &TcpStream, input: &mut Incoming) -> io::Result<bool> {
     match stream.try_read_buf(&mut input.room()) {
         Ok(0) => Ok(false),
-        Ok(_) => Ok(true),
+        Ok(_) => {
+            input.received();
+            Ok(true)
+        }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
         Err(error) => Err(error),
     }
@@ -283,6 +290,13 @@ impl Unsent {
 
     fn is_empty(&self) -> bool {
         self.bytes == 0
+    }
+
+    /// Nothing was sent for a while: an empty buffer is given back.
+    fn rest(&mut self) {
+        if self.is_empty() {
+            self.gathered = BytesMut::new();
+        }
     }
 
     /// Adds a frame; `None` is the answer to a one-way request.

@@ -5,13 +5,14 @@
 //! reads are answered from this node's own copy and say `"stale": true`; writes say what became of them
 //! (`"outcome"`). `/healthz`, `/readyz` and `/metrics` never ask anybody else.
 //!
-//! Bounded: body bytes, list lengths, and how long an operation may take.
+//! Bounded: connections and how long one may be silent, body bytes, list lengths, and how long an operation may take.
 
 mod answer;
 mod cluster;
 mod consumer_groups;
 mod execute;
 mod json;
+mod limits;
 mod messages;
 mod metrics;
 mod openapi;
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 pub use execute::serve_forwarded;
+pub use limits::{HTTP_CONNECTIONS_MAX, HTTP_IDLE_MAX};
 pub use operation::Operation;
 pub use problem::Problem;
 
@@ -48,7 +50,7 @@ pub async fn serve(listener: TcpListener, stage: Stage, mut stop: watch::Receive
         // A dropped sender means the same: nobody is left to serve for.
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    if let Err(error) = axum::serve(listener, routes::router(stage))
+    if let Err(error) = axum::serve(limits::Limited::new(listener), routes::router(stage))
         .with_graceful_shutdown(stopped)
         .await
     {

@@ -21,8 +21,11 @@ pub const ORDINARY_FRAME_BYTES: usize = 256 * 1024;
 /// Bytes of ordinary frames that are being received or worked on, over all connections of a node; as many again of
 /// larger ones.
 pub const REQUEST_BYTES_MAX: usize = 128 * 1024 * 1024;
-/// Bytes read at once where no long frame is expected.
+/// Bytes read at once where no long frame is expected, once a client has filled [`FIRST_READ_BYTES`]: most never do, and
+/// keep a buffer of this size.
 pub const READ_BYTES: usize = 64 * 1024;
+/// Bytes read at once from a client that sends little.
+pub const FIRST_READ_BYTES: usize = 2 * 1024;
 
 /// Length field of a frame.
 const LENGTH_BYTES: usize = 4;
@@ -75,26 +78,39 @@ pub enum Next {
 pub struct Incoming {
     bytes: BytesMut,
     share: Option<Share>,
+    sends_much: bool,
 }
 
 impl Incoming {
-    /// Where the next read goes: room for the rest of a long frame that may come, else for [`READ_BYTES`].
+    /// Where the next read goes: room for the rest of a long frame that may come, else for [`READ_BYTES`], or less where
+    /// that was always enough.
     pub fn room(&mut self) -> Limit<&mut BytesMut> {
         let rest = self
             .announced()
             .map_or(0, |length| length.saturating_sub(self.bytes.len()));
+        let usual = if self.sends_much { READ_BYTES } else { FIRST_READ_BYTES };
         let limit = match &self.share {
             Some(_) if rest > 0 => rest,
-            _ => READ_BYTES,
+            _ => usual,
         };
         // A whole buffer at a time, which many short frames share.
-        let reserved = if self.bytes.capacity() == 0 {
-            READ_BYTES
-        } else {
-            READ_BYTES / 4
-        };
+        let reserved = if self.bytes.capacity() == 0 { usual } else { usual / 4 };
         self.bytes.reserve(reserved.min(limit));
         (&mut self.bytes).limit(limit)
+    }
+
+    /// Something was received.
+    pub fn received(&mut self) {
+        let filled = self.bytes.len() == self.bytes.capacity();
+        self.sends_much |= filled || self.bytes.len() >= FIRST_READ_BYTES;
+    }
+
+    /// Nothing was received for a while: an empty buffer is given back.
+    pub fn rest(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes = BytesMut::new();
+            self.sends_much = false;
+        }
     }
 
     /// What was received first, as long as nothing was taken off.
@@ -185,6 +201,30 @@ mod tests {
         assert!(share(long.len()).is_none());
         drop(held);
         assert!(share(long.len()).is_some());
+    }
+
+    #[test]
+    fn only_who_sends_much_gets_a_large_buffer_and_only_while_it_does() {
+        let mut incoming = Incoming::default();
+        assert_eq!(incoming.room().remaining_mut(), FIRST_READ_BYTES);
+        incoming.bytes.extend_from_slice(&frame(100));
+        incoming.received();
+        assert!(matches!(incoming.take().unwrap(), Next::Frame(..)));
+        assert_eq!(incoming.room().remaining_mut(), FIRST_READ_BYTES);
+        for _ in 0..20 {
+            incoming.bytes.extend_from_slice(&frame(100));
+        }
+        incoming.received();
+        incoming.rest();
+        assert_eq!(
+            incoming.room().remaining_mut(),
+            READ_BYTES,
+            "not while something is there"
+        );
+        while matches!(incoming.take().unwrap(), Next::Frame(..)) {}
+        incoming.rest();
+        assert_eq!(incoming.bytes.capacity(), 0);
+        assert_eq!(incoming.room().remaining_mut(), FIRST_READ_BYTES);
     }
 
     #[test]

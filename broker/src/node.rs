@@ -19,13 +19,14 @@ mod replica_keeper;
 mod retention;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use flotilla_controller::feed::Feed;
 use flotilla_controller::metadata;
-use flotilla_controller::protocol::cluster_id_bytes;
+use flotilla_controller::protocol::{Request, Response, Status, cluster_id_bytes};
 use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -52,6 +53,8 @@ use replica_keeper::ReplicaKeeper;
 const STOP_WAIT_MAX: Duration = Duration::from_secs(15);
 /// How long a planned stop waits for other leaders.
 const HAND_OVER_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a node with a copy of the metadata waits for controllers to say which cluster they are of.
+const OTHER_CLUSTER_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How often a planned stop looks whether all clients have left.
 const LEAVE_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -260,6 +263,35 @@ pub async fn join_all_tasks(tasks: &mut JoinSet<()>, what: &str) {
     }
 }
 
+/// The cluster that the controllers are of, if it is known to be another one; without an answer the volume's copy counts.
+async fn other_cluster(settings: &Settings, ours: &ClusterLabel, metrics: Arc<Metrics>) -> Option<ClusterLabel> {
+    // Asked without naming a cluster: controllers of another one would not let us in.
+    let controllers = Controllers::new(&settings.node, &settings.controllers, [0; 16], metrics);
+    let deadline = Instant::now() + OTHER_CLUSTER_WAIT_MAX;
+    let asked = settings.controllers.iter();
+    let asked = asked.map(|address| controllers.ask(address, &Request::Status, deadline));
+    let mut answers: FuturesUnordered<_> = asked.collect();
+    let mut other = None;
+    while let Some(answer) = answers.next().await {
+        let Ok(Response::Status(Status {
+            founding: Some(founding),
+            ..
+        })) = answer
+        else {
+            continue;
+        };
+        let label = ClusterLabel {
+            name: founding.cluster,
+            id: founding.id,
+        };
+        if label == *ours {
+            return None;
+        }
+        other = Some(label);
+    }
+    other
+}
+
 /// The metadata from the volume's copy, or from the controllers for a volume without one.
 async fn learn_cluster(
     settings: &Settings,
@@ -269,6 +301,12 @@ async fn learn_cluster(
 ) -> anyhow::Result<(Arc<Feed>, Arc<Controllers>)> {
     let label = volume.cluster().cloned();
     let known_id = label.as_ref().and_then(|label| cluster_id_bytes(&label.id));
+    if let Some(label) = &label
+        && let Some(other) = other_cluster(settings, label, metrics.clone()).await
+    {
+        // Says that it is another one's.
+        volume.join(other)?;
+    }
     let controllers = Controllers::new(
         &settings.node,
         &settings.controllers,

@@ -6,8 +6,8 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
-/// Client connections may take three quarters of what is allowed.
-const SHARE_OF_CLIENTS: (u64, u64) = (3, 4);
+/// Open files that client connections leave for everything else; half of all where there are fewer than twice as many.
+const RESERVED: u64 = 2_048;
 
 /// Asks for as many as the system allows.
 pub fn raise_limit() {
@@ -37,8 +37,7 @@ pub fn connections_max(wanted: usize) -> usize {
 }
 
 fn at_most(wanted: usize, open_files: Option<u64>) -> usize {
-    let (part, whole) = SHARE_OF_CLIENTS;
-    let share = open_files.map_or(u64::MAX, |open_files| open_files / whole * part);
+    let share = open_files.map_or(u64::MAX, |open_files| open_files - RESERVED.min(open_files / 2));
     wanted.min(usize::try_from(share).unwrap_or(usize::MAX))
 }
 
@@ -50,8 +49,8 @@ mod tests {
     fn clients_leave_room_for_files() {
         assert_eq!(at_most(16_384, None), 16_384);
         assert_eq!(at_most(16_384, Some(1 << 20)), 16_384);
-        assert_eq!(at_most(16_384, Some(20_000)), 15_000);
-        assert_eq!(at_most(16_384, Some(1_024)), 768);
+        assert_eq!(at_most(20_000, Some(20_000)), 17_952);
+        assert_eq!(at_most(16_384, Some(1_024)), 512);
         assert_eq!(at_most(100, Some(1_024)), 100);
     }
 

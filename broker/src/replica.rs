@@ -59,9 +59,9 @@ impl Replica {
         }
     }
 
-    /// Whether readers may be served from here.
+    /// Whether readers may be served from here. A leader has what there is; a new one need not compare first.
     pub fn is_level(&self) -> bool {
-        self.level.load(Ordering::Relaxed)
+        self.level.load(Ordering::Relaxed) || self.group.is_leader()
     }
 
     /// Compares it with the furthest of the others.

@@ -113,12 +113,12 @@ pub enum VolumeError {
         reason: String,
     },
     /// The file system refused.
-    #[error("{path}: {source}")]
+    #[error("{path}: {reason}")]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The error.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -127,7 +127,7 @@ impl Volume {
     pub fn open(folder: &Path, owner: &Owner) -> Result<Self, VolumeError> {
         let io_at = |path: &Path| {
             let path = path.to_owned();
-            move |source| VolumeError::Io { path, source }
+            move |reason| VolumeError::Io { path, reason }
         };
         fs::create_dir_all(folder).map_err(io_at(folder))?;
         let lock = lock(folder)?;
@@ -151,10 +151,10 @@ impl Volume {
                 }
                 write_durably(&version_path, VERSION.as_bytes()).map_err(io_at(&version_path))?;
             }
-            Err(source) => {
+            Err(reason) => {
                 return Err(VolumeError::Io {
                     path: version_path,
-                    source,
+                    reason,
                 });
             }
         }
@@ -182,10 +182,10 @@ impl Volume {
                 write_label(&label_path, &label).map_err(io_at(&label_path))?;
                 label
             }
-            Err(source) => {
+            Err(reason) => {
                 return Err(VolumeError::Io {
                     path: label_path,
-                    source,
+                    reason,
                 });
             }
         };
@@ -210,6 +210,19 @@ impl Volume {
     /// The cluster it belongs to, once it joined one.
     pub fn cluster(&self) -> Option<&ClusterLabel> {
         self.label.cluster.as_ref()
+    }
+
+    /// Refuses a folder of a cluster that has another name.
+    pub fn is_of_cluster(&self, name: &str) -> Result<(), VolumeError> {
+        match &self.label.cluster {
+            Some(known) if known.name != name => Err(VolumeError::Foreign {
+                path: self.folder.clone(),
+                what: "cluster",
+                found: known.name.clone(),
+                expected: name.to_owned(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Of a controller: how its cluster was founded, once that is known here.
@@ -290,9 +303,9 @@ impl Volume {
                 None => Ok(()),
             }
         };
-        create().map_err(|source| VolumeError::Io {
+        create().map_err(|reason| VolumeError::Io {
             path: folder.clone(),
-            source,
+            reason,
         })?;
         let mut label = self.label.clone();
         label.opened.insert(raft_group.to_owned(), replica);
@@ -302,7 +315,7 @@ impl Volume {
 
     fn write(&mut self, label: Label) -> Result<(), VolumeError> {
         let path = self.folder.join("volume.json");
-        write_label(&path, &label).map_err(|source| VolumeError::Io { path, source })?;
+        write_label(&path, &label).map_err(|reason| VolumeError::Io { path, reason })?;
         self.label = label;
         Ok(())
     }
@@ -316,9 +329,9 @@ pub fn new_id() -> String {
 /// Takes the folder's lock, or says that another process has it.
 pub fn lock(folder: &Path) -> Result<File, VolumeError> {
     let path = folder.join("lock");
-    let io_error = |source| VolumeError::Io {
+    let io_error = |reason| VolumeError::Io {
         path: path.clone(),
-        source,
+        reason,
     };
     let file = File::options()
         .create(true)

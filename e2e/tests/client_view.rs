@@ -1,5 +1,5 @@
 //! What applications on official Java clients notice when a node is killed: a pause and not one error if they do not talk
-//! to it, whatever it leads; no error of a plain send if they do.
+//! to it, whatever it leads; at most the plain send under way fails if they do.
 //!
 //! `make client-view` measures the same for longer, for a table of pauses.
 
@@ -73,6 +73,15 @@ fn kill(version: &str, victim: Victim, look_on: Duration) -> Result<Vec<KindView
     cluster.kill(killed)?;
     std::thread::sleep(look_on);
     let kinds = view.report()?;
+    for node in (0..cluster.len()).filter(|node| cluster.is_running(*node)) {
+        let metrics = cluster.http(node).metrics()?;
+        let all = metrics.get("flotilla_send_seconds_count", &[]);
+        let soon = metrics.get("flotilla_send_seconds_bucket", &[("le", "2.048")]);
+        anyhow::ensure!(
+            all == soon,
+            "node {node} answered a send late: {soon:?} of {all:?} within 2 s"
+        );
+    }
     for kind in &kinds {
         progress::line(format!(
             "client {version}, {victim:?} killed: {:9} failed {:3}  pause {:6} ms  {}",
@@ -102,12 +111,18 @@ fn the_death_of_a_leader_is_a_pause_and_no_error() {
 }
 
 #[test]
-fn the_death_of_their_own_node_fails_no_plain_send() {
+fn the_death_of_their_own_node_fails_no_plain_send_but_one_under_way() {
     let _alone = ALONE.lock();
     for version in VERSIONS {
         let kinds = kill(version, Victim::Home, LOOK_ON).expect("the run completes");
         let sync = kinds.iter().find(|kind| kind.kind == "sync").expect("sync sends");
-        assert_eq!(sync.failed, 0, "{version}: {sync:?}");
+        // The one under way when the node dies: client 5.3.3 now and then spends its 3 s on it and tries no other node.
+        // All nodes that live answered in time.
+        assert!(sync.failed <= 1, "{version}: {sync:?}");
+        assert!(
+            sync.failed == 0 || sync.error.contains("call timeout"),
+            "{version}: {sync:?}"
+        );
         assert!(sync.pause < PAUSE_MAX, "{version}: {sync:?}");
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use flotilla_e2e::client::Client;
 use flotilla_e2e::cluster::Cluster;
 use flotilla_e2e::progress;
@@ -34,8 +34,6 @@ const FULL_WITHIN: Duration = Duration::from_secs(30);
 const REFUSED_FOR: Duration = Duration::from_secs(2);
 /// Sends go on after so much time.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(10);
-/// A replica that had no room has caught up again.
-const ALIKE_WITHIN: Duration = Duration::from_secs(60);
 const GROUP: &str = "full-disk-group";
 
 /// A disk, or the reason why this cannot be tested here.
@@ -184,65 +182,4 @@ fn a_full_disk_refuses_sends_and_nothing_else() {
     }
     progress::line(format!("sends went on after {:?}", begin.elapsed()));
     all_is_there(&cluster, 0, &sent).expect("all there at the end");
-}
-
-#[test]
-fn a_node_without_room_stops_what_it_leads_and_the_others_go_on() {
-    let Some(disk) = disk() else { return };
-    let (cluster, ballast) = start(3, &disk);
-    let owners: Vec<usize> = (0..SENDERS as usize)
-        .map(|queue| cluster.queue_leader(TOPIC, queue).expect("leader"))
-        .collect();
-    progress::line(format!("the queues are led by {owners:?}"));
-    // What the others lead goes on until the first node has no byte left: a follower is asked by nobody.
-    let stop = AtomicBool::new(false);
-    let mut sent: BTreeMap<u32, i64> = BTreeMap::new();
-    std::thread::scope(|scope| {
-        let senders = (0..SENDERS).map(|queue| {
-            let (client, stop) = (cluster.client(1).expect("connect"), &stop);
-            (queue, scope.spawn(move || fill(client, queue, stop)))
-        });
-        let senders: Vec<_> = senders.collect();
-        let begin = Instant::now();
-        while disk.free_bytes().expect("free") > 1 << 20 && begin.elapsed() < Duration::from_secs(20) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        progress::line(format!(
-            "{} left after {:?}",
-            mib(disk.free_bytes().expect("free")),
-            begin.elapsed()
-        ));
-        std::thread::sleep(REFUSED_FOR);
-        stop.store(true, Ordering::Relaxed);
-        for (queue, sender) in senders {
-            let count = sender
-                .join()
-                .expect("no panic")
-                .unwrap_or_else(|error| panic!("{error:#}"));
-            sent.insert(queue, count);
-        }
-    });
-    progress::line(format!("sent {sent:?}"));
-    for node in [1, 2] {
-        all_is_there(&cluster, node, &sent)
-            .with_context(|| format!("node {node}"))
-            .expect("readable");
-    }
-    assert!(Usage::of(&cluster, "n1").expect("the process").is_alive());
-
-    fs::remove_file(ballast).expect("make room");
-    for (queue, count) in &mut sent {
-        let mut client = cluster.client(0).expect("connect");
-        let offset = wait::until("sends go on", ALIKE_WITHIN, || {
-            client.send(TOPIC, *queue, &body(*queue, *count)).map(Some)
-        });
-        assert_eq!(offset.expect("sends go on"), *count);
-        *count += 1;
-    }
-    cluster.await_alike(ALIKE_WITHIN).expect("replicas alike");
-    for node in 0..3 {
-        all_is_there(&cluster, node, &sent)
-            .with_context(|| format!("node {node}"))
-            .expect("all there");
-    }
 }

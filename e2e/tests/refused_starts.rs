@@ -260,7 +260,7 @@ fn a_folder_of_somebody_else_is_refused_and_left_as_it_is() {
         "a folder of another cluster",
         "broker",
         &config,
-        &[&n1_text, "another cluster"],
+        &[&n1_text, "belongs to cluster e2e"],
     );
     // Its copy of the metadata is worth no more.
     let copy = n1.join("metadata.json");
@@ -270,7 +270,7 @@ fn a_folder_of_somebody_else_is_refused_and_left_as_it_is() {
         "a folder of another cluster",
         "broker",
         &config,
-        &[&n1_text, "another cluster"],
+        &[&n1_text, "belongs to cluster e2e"],
     );
     fs::write(&copy, bytes).expect("put the copy back");
     let config = controller(&cluster, "foreign", &[("cluster", "\"other\"")]);
@@ -278,7 +278,7 @@ fn a_folder_of_somebody_else_is_refused_and_left_as_it_is() {
         "a folder of another cluster",
         "controller",
         &config,
-        &[&c1_text, "e2e", "other"],
+        &[&c1_text, "belongs to cluster e2e", "other"],
     );
 
     for (file, bytes, says) in [

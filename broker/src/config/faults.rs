@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::Value;
 
@@ -12,6 +12,7 @@ use super::{Settings, address_fault, node_name_fault};
 /// Everything found wrong, one line each.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Faults {
+    file: Option<PathBuf>,
     lines: Vec<String>,
 }
 
@@ -20,6 +21,9 @@ impl std::error::Error for Faults {}
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} fault(s) in the configuration", self.lines.len())?;
+        if let Some(file) = &self.file {
+            write!(f, " {}", file.display())?;
+        }
         for line in &self.lines {
             write!(f, "\n  {line}")?;
         }
@@ -28,6 +32,14 @@ impl fmt::Display for Faults {
 }
 
 impl Faults {
+    /// None so far, in settings that come from `file` among others.
+    pub(super) fn of(file: Option<&Path>) -> Self {
+        Self {
+            file: file.map(Path::to_owned),
+            lines: Vec::new(),
+        }
+    }
+
     /// Adds a fault.
     pub fn push(&mut self, line: impl Into<String>) {
         self.lines.push(line.into());

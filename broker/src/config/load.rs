@@ -34,14 +34,14 @@ pub fn load<S: Loadable>(file: Option<&Path>, overrides: &Overrides) -> Result<S
     let defaults = default_tree::<S>();
     let keys = keys(&defaults);
     let mut figment = Figment::from(Serialized::defaults(S::default()));
-    let mut faults = Faults::default();
+    let mut faults = Faults::of(file);
     if let Some(path) = file {
         match std::fs::read_to_string(path) {
             Ok(text) => {
                 faults.check_shape(&text, &defaults);
                 figment = figment.merge(Toml::string(&text));
             }
-            Err(error) => faults.push(format!("{}: {error}", path.display())),
+            Err(error) => faults.push(format!("cannot be read: {error}")),
         }
     }
     let known = keys.clone();
@@ -67,7 +67,10 @@ pub fn load<S: Loadable>(file: Option<&Path>, overrides: &Overrides) -> Result<S
         return Err(faults);
     }
     match figment.extract::<S>() {
-        Ok(settings) => settings.validate().map(|()| settings),
+        Ok(settings) => {
+            faults.extend(settings.validate().err());
+            if faults.is_empty() { Ok(settings) } else { Err(faults) }
+        }
         Err(errors) => {
             for error in errors {
                 faults.push(error.to_string());

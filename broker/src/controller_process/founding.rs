@@ -79,6 +79,7 @@ pub async fn take_part(
     controllers: &Controllers,
 ) -> Result<TakingPart, FoundingError> {
     let own = own_member(settings, members);
+    volume.is_of_cluster(&settings.cluster)?;
     if let Some(known) = remembered(volume, settings, members) {
         if known.founding.cluster != settings.cluster {
             return Err(FoundingError::OtherCluster {

@@ -270,6 +270,11 @@ async fn pull_elsewhere(
     let asked = pull.with_filter(broker, request);
     let _counted = origin.connection.as_ref().map(|connection| connection.parked());
     let patience = pull.suspend.unwrap_or_default();
+    let _reading = match pull.suspend {
+        None => Some(broker.answers.begin_read(origin.connection.as_deref()).await?),
+        // As many of these may wait for a message as the client has queues.
+        Some(_) => None,
+    };
     forward::wait_at_owner(broker, pull.owned(), &asked, origin, patience).await
 }
 

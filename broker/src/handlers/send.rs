@@ -192,8 +192,12 @@ async fn choose_queue(broker: &Arc<Broker>, request: &RemotingCommand) -> Result
 
 /// Any queue, but one whose Raft group has a leader if there is such a queue.
 fn any_queue(broker: &Broker, topic: &Topic) -> u32 {
+    led_queue(broker, topic, rand::random_range(0..topic.config.queues))
+}
+
+/// The first queue from `first` on whose Raft group has a leader; `first` if there is none nearby.
+pub fn led_queue(broker: &Broker, topic: &Topic, first: u32) -> u32 {
     let queues = topic.config.queues;
-    let first = rand::random_range(0..queues);
     let led = |queue: &u32| {
         let segment = topic.open_segment(*queue);
         segment.is_some_and(|segment| broker.leadership(segment.group).leader.is_some())

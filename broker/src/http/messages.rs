@@ -25,7 +25,7 @@ use super::problem::Problem;
 use crate::error::Failure;
 use crate::handlers::message::{find_by_key, locate};
 use crate::handlers::propose::now_ms;
-use crate::handlers::send::body_fault;
+use crate::handlers::send::{body_fault, led_queue};
 use crate::handlers::stored::{Copied, EntryReader};
 use crate::machine::Located;
 use crate::message_body::plain_body;
@@ -241,12 +241,15 @@ pub async fn send(broker: &Arc<Broker>, topic: &str, new: SendRequest) -> Result
     if let Some(fault) = body_fault(broker, body.len()) {
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, fault).refused());
     }
-    let queues = broker.queues_and_perm(topic).map(|(queues, _)| queues);
-    let queue = match (new.queue, &new.ordering_key, queues) {
+    let known = broker.topic(topic).filter(|topic| topic.config.queues > 0);
+    let queue = match (new.queue, &new.ordering_key, known) {
         (Some(queue), ..) => i32::try_from(queue).map_err(|_| Problem::malformed("queue: out of range").refused())?,
         // Whose queue it is follows from the key; a topic unknown here is looked up, created or refused on its way.
-        (None, Some(_), _) | (None, _, None | Some(0)) => -1,
-        (None, None, Some(queues)) => (NEXT_QUEUE.fetch_add(1, Ordering::Relaxed) % queues) as i32,
+        (None, Some(_), _) | (None, _, None) => -1,
+        (None, None, Some(topic)) => {
+            let next = NEXT_QUEUE.fetch_add(1, Ordering::Relaxed) % topic.config.queues;
+            i32::try_from(led_queue(broker, &topic, next)).unwrap_or(-1)
+        }
     };
     let unique_key = format!("{:032X}", rand::random::<u128>());
     let keys = new.keys.join(" ");

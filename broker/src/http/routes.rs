@@ -8,6 +8,7 @@ use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use flotilla_api::http::LeaderChange;
@@ -17,7 +18,7 @@ use super::answer::Answer;
 use super::execute::execute;
 use super::operation::{Operation, Selection};
 use super::problem::Problem;
-use super::{HTTP_BODY_BYTES_MAX, Stage, messages, metrics, openapi};
+use super::{HTTP_BODY_BYTES_MAX, Stage, limits, messages, metrics, openapi};
 use crate::node::Broker;
 
 type Outcome = Result<Answer, Problem>;
@@ -69,6 +70,10 @@ pub fn router(stage: Stage) -> Router {
             )
         })
         .layer(DefaultBodyLimit::max(HTTP_BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(
+            limits::large_bodies(),
+            limits::one_of_few,
+        ))
         .with_state(stage)
 }
 

@@ -20,8 +20,14 @@ use crate::handlers::propose::now_ms;
 use crate::replica::Replica;
 use crate::state::{Command, Reply};
 
-/// Between two looks at the disk.
+/// Between two looks at what can be removed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two looks at how full the disk is. What a fast disk takes in this time fits into [`FREE_BYTES_MIN`] and the
+/// share of it that is kept free.
+const DISK_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Sends are refused when less is free, however small a share that is: requests under way, zeros written ahead of the
+/// logs, and what is written beside messages need room.
+const FREE_BYTES_MIN: u64 = 64 << 20;
 /// The leader decides once a minute.
 const LOOKS_PER_DECISION: u64 = 6;
 /// Fewer entries than this are not worth a decision.
@@ -32,7 +38,7 @@ const HOUR_MS: u64 = 3_600_000;
 
 /// Looks at the disk until `stop` says true.
 pub async fn watch_disk(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
-    let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+    let mut ticks = tokio::time::interval(DISK_LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -72,10 +78,18 @@ pub async fn keep(broker: Arc<Broker>, replica: Arc<Replica>, mut stop: watch::R
 
 fn look_at_disk(broker: &Broker) {
     let policy = &broker.settings.policy;
-    let used = used_percent(&broker.settings.data);
-    let full = policy.on_disk_pressure == OnDiskPressure::Refuse && used > policy.disk_used_percent_max;
+    let Some(level) = Level::of(&broker.settings.data) else {
+        return;
+    };
+    let used = level.used_percent;
+    let full = policy.on_disk_pressure == OnDiskPressure::Refuse && level.is_full(policy.disk_used_percent_max);
     if broker.disk_full.swap(full, Ordering::Relaxed) != full {
-        warn!(used_percent = used, refusing = full, "disk level");
+        warn!(
+            used_percent = used,
+            free_bytes = level.free_bytes,
+            refusing = full,
+            "disk level"
+        );
     }
 }
 
@@ -152,9 +166,28 @@ impl LogExtent {
 
 /// How full the disk under `folder` is; 0 when it cannot be told.
 fn used_percent(folder: &Path) -> u64 {
-    match rustix::fs::statvfs(folder) {
-        Ok(space) if space.f_blocks > 0 => 100 - (100 * space.f_bavail / space.f_blocks).min(100),
-        _ => 0,
+    Level::of(folder).map_or(0, |level| level.used_percent)
+}
+
+/// How full a disk is.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    used_percent: u64,
+    free_bytes: u64,
+}
+
+impl Level {
+    /// Of the disk under `folder`; `None` when it cannot be told.
+    fn of(folder: &Path) -> Option<Self> {
+        let space = rustix::fs::statvfs(folder).ok().filter(|space| space.f_blocks > 0)?;
+        Some(Self {
+            used_percent: 100 - (100 * space.f_bavail / space.f_blocks).min(100),
+            free_bytes: space.f_bavail.saturating_mul(space.f_frsize),
+        })
+    }
+
+    fn is_full(self, used_percent_max: u64) -> bool {
+        self.used_percent > used_percent_max || self.free_bytes < FREE_BYTES_MIN
     }
 }
 
@@ -173,6 +206,19 @@ mod tests {
         assert_eq!(LOG.by_bytes(0), None);
         assert_eq!(LOG.by_bytes(400), None);
         assert_eq!(LOG.by_bytes(300), Some(1500));
+    }
+
+    #[test]
+    fn a_disk_is_full_by_its_share_or_by_what_is_left() {
+        let level = |used_percent, free_bytes| Level {
+            used_percent,
+            free_bytes,
+        };
+        assert!(!level(95, 1 << 40).is_full(95));
+        assert!(level(96, 1 << 40).is_full(95));
+        assert!(!level(50, FREE_BYTES_MIN).is_full(95));
+        assert!(level(50, FREE_BYTES_MIN - 1).is_full(95));
+        assert!(Level::of(Path::new("/")).is_some());
     }
 
     #[test]

@@ -31,12 +31,14 @@ final class Env implements AutoCloseable {
     final String http = System.getProperty("http");
     /** Whether kinds of messages that Flotilla does not serve yet are expected to be refused. */
     final boolean expectUnsupported = Boolean.getBoolean("expect.unsupported");
-    /** Whether the cluster makes topics on the first send. */
     /** What a client names to create a topic like it: the cluster where topics are not created on first use. */
     final String templateTopic = System.getProperty("template.topic", "TBW102");
+    /** Whether the cluster makes topics on the first send. */
     final boolean autoCreates = Boolean.getBoolean("auto.create");
 
-    private final String run = Long.toString(System.currentTimeMillis(), 36);
+    /** Several programs may start in the same millisecond. */
+    private final String run = Long.toString(System.currentTimeMillis(), 36)
+        + Long.toString(ProcessHandle.current().pid(), 36);
     private final AtomicInteger names = new AtomicInteger();
     private final HttpClient httpClient = HttpClient.newBuilder().connectTimeout(Duration.ofSeconds(5)).build();
     private final DefaultMQProducer admin = new DefaultMQProducer("admin-" + run);
