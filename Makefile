@@ -9,10 +9,13 @@ DATA ?= $(CURDIR)/target/standalone
 # What `make run` adds to the command line, for example RUN_ARGS="--replicas 3".
 RUN_ARGS ?=
 SEEDS ?= 0..200
+# How long `make fuzz` tries each decoder, and which of them.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= remoting_frame remoting_header stored_message broker_command peer_hello controller_command
 # What `make bench` adds, for example BENCH_ARGS="--rows T1,F1".
 BENCH_ARGS ?=
 
-.PHONY: help run build fmt fmt-check lint doc test unit e2e client-view sim bench verify
+.PHONY: help run build fmt fmt-check lint doc test unit e2e client-view sim fuzz bench verify
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -59,6 +62,14 @@ client-view: ## what official Java clients notice of a killed node: failed sends
 sim: ## the simulator over many seeds: make sim SEEDS=0..1000
 	$(CARGO) build --release --locked -p flotilla-e2e --bin flotilla-sim
 	$(BIN)/flotilla-sim --seeds $(SEEDS)
+
+fuzz: ## the decoders under libFuzzer: make fuzz FUZZ_SECONDS=600; gets nightly Rust and cargo-fuzz if missing
+	@.ci/install build
+	@rustup toolchain list | grep -q '^nightly' || rustup toolchain install nightly --profile minimal
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
+	@for target in $(FUZZ_TARGETS); do \
+		cargo +nightly fuzz run --fuzz-dir e2e/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit 1; \
+	done
 
 bench: build ## the measured goals, into target/bench/<time>.json
 	@mkdir -p target/bench
