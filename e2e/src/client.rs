@@ -95,18 +95,7 @@ impl Client {
 
     /// Sends one message to a queue; returns its queue offset.
     pub fn send(&mut self, topic: &str, queue: u32, body: &str) -> Result<i64> {
-        let request = RemotingCommand::request(SEND_MESSAGE)
-            .with_field("producerGroup", "e2e")
-            .with_field("topic", topic)
-            .with_field("defaultTopic", "TBW102")
-            .with_field("defaultTopicQueueNums", "4")
-            .with_field("queueId", queue)
-            .with_field("sysFlag", "0")
-            .with_field("bornTimestamp", "1700000000000")
-            .with_field("flag", "0")
-            .with_field("properties", "")
-            .with_field("reconsumeTimes", "0")
-            .with_body(Bytes::copy_from_slice(body.as_bytes()));
+        let request = send_request(topic, queue.into(), Bytes::copy_from_slice(body.as_bytes()));
         let answer = self.call(request)?;
         expect(&answer, &[SUCCESS])?;
         number(&answer, "queueOffset")
@@ -186,13 +175,13 @@ impl Client {
 
     /// Offsets and bodies at and after an offset, as they came; empty when there is nothing yet.
     pub fn pull(&mut self, topic: &str, queue: u32, offset: i64) -> Result<Vec<(i64, String)>> {
-        let answer = self.call(pull_request(topic, queue, offset, Duration::ZERO))?;
+        let answer = self.call(pull_request(topic, queue.into(), offset, Duration::ZERO))?;
         pulled(&answer, topic, queue)
     }
 
     /// Begins a pull that waits at the server for a message; it ends with this connection.
     pub fn begin_pull(mut self, topic: &str, queue: u32, offset: i64, patience: Duration) -> Result<WaitingPull> {
-        let opaque = self.ask(pull_request(topic, queue, offset, patience))?;
+        let opaque = self.ask(pull_request(topic, queue.into(), offset, patience))?;
         Ok(WaitingPull {
             client: self,
             opaque,
@@ -218,7 +207,24 @@ impl WaitingPull {
     }
 }
 
-fn pull_request(topic: &str, queue: u32, offset: i64, patience: Duration) -> RemotingCommand {
+/// A send of one message to a queue, whatever its number: a node refuses one that is not there.
+pub fn send_request(topic: &str, queue: i64, body: impl Into<Bytes>) -> RemotingCommand {
+    RemotingCommand::request(SEND_MESSAGE)
+        .with_field("producerGroup", "e2e")
+        .with_field("topic", topic)
+        .with_field("defaultTopic", "TBW102")
+        .with_field("defaultTopicQueueNums", "4")
+        .with_field("queueId", queue)
+        .with_field("sysFlag", "0")
+        .with_field("bornTimestamp", "1700000000000")
+        .with_field("flag", "0")
+        .with_field("properties", "")
+        .with_field("reconsumeTimes", "0")
+        .with_body(body)
+}
+
+/// A pull from an offset of a queue that waits up to `patience` for a message; not at all when that is zero.
+pub fn pull_request(topic: &str, queue: i64, offset: i64, patience: Duration) -> RemotingCommand {
     let waits = if patience.is_zero() { 0 } else { PULL_MAY_WAIT };
     let patience = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
     RemotingCommand::request(PULL_MESSAGE)

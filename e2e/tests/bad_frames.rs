@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, BytesMut};
 use flotilla_api::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
 use flotilla_api::remoting::frame::{HeaderEncoding, RemotingCommand};
+use flotilla_e2e::client::{self, send_request};
 use flotilla_e2e::cluster::Cluster;
 use flotilla_e2e::history::Dump;
 use flotilla_e2e::progress;
@@ -33,7 +34,6 @@ const RANDOM_FRAMES: usize = 40;
 /// A peer that does not introduce itself is cut off within this time.
 const INTRODUCED_WITHIN: Duration = Duration::from_secs(5);
 
-const SEND_MESSAGE: i32 = 10;
 const PULL_MESSAGE: i32 = 11;
 
 /// A whole frame around this header, whatever it is.
@@ -52,33 +52,9 @@ fn encoded(command: &RemotingCommand) -> Vec<u8> {
     out.to_vec()
 }
 
-fn send_request(topic: &str, queue: i32, body: impl Into<Bytes>) -> RemotingCommand {
-    RemotingCommand::request(SEND_MESSAGE)
-        .with_field("producerGroup", "e2e")
-        .with_field("topic", topic)
-        .with_field("defaultTopic", "TBW102")
-        .with_field("defaultTopicQueueNums", "4")
-        .with_field("queueId", queue)
-        .with_field("sysFlag", "0")
-        .with_field("bornTimestamp", "1700000000000")
-        .with_field("flag", "0")
-        .with_field("properties", "")
-        .with_field("reconsumeTimes", "0")
-        .with_body(body)
-}
-
-fn pull_request(topic: &str, queue: i32) -> RemotingCommand {
-    RemotingCommand::request(PULL_MESSAGE)
-        .with_field("consumerGroup", "e2e-reader")
-        .with_field("topic", topic)
-        .with_field("queueId", queue)
-        .with_field("queueOffset", "0")
-        .with_field("maxMsgNums", "32")
-        .with_field("sysFlag", "4")
-        .with_field("commitOffset", "0")
-        .with_field("suspendTimeoutMillis", "0")
-        .with_field("subscription", "*")
-        .with_field("subVersion", "0")
+/// A pull of the first messages of a queue.
+fn pull_request(topic: &str, queue: i64) -> RemotingCommand {
+    client::pull_request(topic, queue, 0, Duration::ZERO)
 }
 
 /// Bytes that are no frame, and what is wrong with them.
@@ -206,7 +182,11 @@ fn answers_what_cannot_be_done(port: u16) -> Result<()> {
             29,
             "queueId[99] is illegal".to_owned(),
         ),
-        (send_request(TOPIC, i32::MAX, &b"x"[..]), 29, "is illegal".to_owned()),
+        (
+            send_request(TOPIC, i32::MAX.into(), &b"x"[..]),
+            29,
+            "is illegal".to_owned(),
+        ),
         (pull_request(TOPIC, 99), 29, "queueId[99] is illegal".to_owned()),
         (pull_request(TOPIC, -1), 29, "queueId[-1] is illegal".to_owned()),
         (

@@ -67,8 +67,10 @@ fn kill(version: &str, victim: Victim, look_on: Duration) -> Result<Vec<KindView
     };
     let killed = (0..cluster.len()).find(|node| is_victim(*node));
     let killed = killed.with_context(|| format!("no {victim:?}: home {}, doors {:?}", view.home, view.doors))?;
+    // The client starts up and warms up.
     std::thread::sleep(Duration::from_secs(3));
     view.mark()?;
+    // What is steady, beside which the fault is seen.
     std::thread::sleep(Duration::from_secs(1));
     cluster.kill(killed)?;
     std::thread::sleep(look_on);

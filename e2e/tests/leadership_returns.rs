@@ -80,6 +80,7 @@ fn leadership_stays_where_an_operator_put_it_and_returns_there() {
         for http in cluster.nodes().iter().map(|node| node.http()) {
             assert_eq!(http.leader(GROUP).expect("leader"), Some(name.clone()));
         }
+        // Between two looks at the leader.
         std::thread::sleep(Duration::from_millis(100));
     }
     cluster.kill(target).expect("kill");

@@ -60,6 +60,7 @@ fn run(cluster: &Cluster) -> Result<()> {
         let members = group.ok().and_then(|group| Some(group["members"].as_array()?.len()));
         Ok((members == Some(VERSIONS.len())).then_some(()))
     })?;
+    // Which queues a client holds is asked of nobody: the time it has for its rebalance after it was told of the members.
     std::thread::sleep(Duration::from_secs(5));
     let (mut sender, _) = start(cluster, VERSIONS[0], "sender", 4)?;
     sender.await_more_acks(ACKS, SHARED_WITHIN)?;

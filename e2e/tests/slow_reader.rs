@@ -4,8 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use flotilla_api::remoting::frame::RemotingCommand;
-use flotilla_e2e::client::Client;
+use flotilla_e2e::client::{Client, pull_request};
 use flotilla_e2e::cluster::Cluster;
 use flotilla_e2e::progress;
 use flotilla_e2e::raw::Raw;
@@ -32,22 +31,6 @@ const LOOKED_AT_FOR: Duration = Duration::from_secs(2);
 /// How long giving memory back may take.
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(20);
 
-const PULL_MESSAGE: i32 = 11;
-
-fn pull() -> RemotingCommand {
-    RemotingCommand::request(PULL_MESSAGE)
-        .with_field("consumerGroup", "slow")
-        .with_field("topic", TOPIC)
-        .with_field("queueId", "0")
-        .with_field("queueOffset", "0")
-        .with_field("maxMsgNums", "32")
-        .with_field("sysFlag", "4")
-        .with_field("commitOffset", "0")
-        .with_field("suspendTimeoutMillis", "0")
-        .with_field("subscription", "*")
-        .with_field("subVersion", "0")
-}
-
 /// Sends and pulls for a while; how often, and the longest that one of both took.
 fn use_beside(good: &mut Client) -> (i64, Duration) {
     let first = good.max_offset(TOPIC, 1).expect("end of the queue");
@@ -72,7 +55,7 @@ fn do_not_read(cluster: &Cluster, messages_are: &str) {
     let readers = (0..READERS).map(|_| {
         let mut raw = Raw::connect(port).expect("connect");
         for _ in 0..PULLS_EACH {
-            raw.ask(&pull()).expect("ask");
+            raw.ask(&pull_request(TOPIC, 0, 0, Duration::ZERO)).expect("ask");
         }
         raw
     });
