@@ -262,6 +262,7 @@ pub async fn leader_has(broker: &Broker, group: u16, topic: &str, version: u64) 
         if has {
             return true;
         }
+        // Short: whoever creates a topic waits for this.
         sleep(Duration::from_millis(2)).await;
     }
     false

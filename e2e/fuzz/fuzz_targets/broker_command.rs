@@ -6,6 +6,7 @@
 use libfuzzer_sys::fuzz_target;
 use state::{Append, Command};
 
+// Only the decoders of it are used here; the crate's own lints read it as part of the broker.
 #[allow(dead_code, unused_imports, missing_docs)]
 #[path = "../../../broker/src/state/mod.rs"]
 mod state;

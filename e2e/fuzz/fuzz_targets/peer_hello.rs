@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use handshake::{Hello, Refusal};
 use libfuzzer_sys::fuzz_target;
 
+// Only the decoders of it are used here; the crate's own lints read it as part of the broker.
 #[allow(dead_code, missing_docs)]
 #[path = "../../../broker/src/peer/handshake.rs"]
 mod handshake;

@@ -78,6 +78,7 @@ pub(super) fn killed_controller(cluster: &mut Cluster, trials: usize) -> anyhow:
                 .name("bench-f4".to_owned())
                 .spawn(move || send_one_by_one(&args, &target, &|_| done.load(Ordering::Relaxed)))?
         };
+        // The sender is connected and sending by then.
         std::thread::sleep(Duration::from_millis(300));
         let start = Instant::now();
         cluster.kill_controller(leader)?;
