@@ -9,12 +9,13 @@ import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
+import org.apache.rocketmq.remoting.CommandCustomHeader;
+import org.apache.rocketmq.remoting.RPCHook;
+import org.apache.rocketmq.remoting.protocol.RemotingCommand;
 
 /** DefaultLitePullConsumer: subscribed and assigned. */
 final class LitePullCases {
     private static final long ARRIVAL_MS = 45_000;
-    private static final long SEEK_MS = 15_000;
-    private static final int SEEKS = 3;
 
     private LitePullCases() {
     }
@@ -36,37 +37,54 @@ final class LitePullCases {
         return inbox;
     }
 
-    interface Seek {
-        void run() throws Exception;
+    /**
+     * Polls exactly these bodies, the last of the queue, and returns when the pull task waits at the end of the queue.
+     *
+     * <p>Only then may the test seek. A seek cancels and interrupts the pull task that {@code assign} or an earlier
+     * seek started, but the client looks at the cancellation before it takes the new offset, hands messages out and
+     * moves its offset on (DefaultLitePullConsumerImpl.PullTaskImpl: nextPullOffset, putMessage, updatePullOffset).
+     * A task that is there just then takes the new offset and drops it, or moves the offset of its successor on: after
+     * a seek to the beginning the client asks the broker for the messages from 10 on, and the first ten never arrive;
+     * or the first ten do, and some of those behind them do not; or some arrive twice. A task that waits for an answer
+     * does none of this: the interrupt ends it.
+     */
+    private static void pollToEnd(DefaultLitePullConsumer consumer, PullWatch pulls, long end, List<String> bodies)
+        throws Exception {
+        poll(consumer, new Inbox(), bodies);
+        Expect.eventually("the client waits at the end of the queue", ARRIVAL_MS, () -> pulls.waitsAt(end));
+        Expect.equal(List.of(), consumer.poll(0), "messages after the last one");
     }
 
-    /**
-     * Seeks and polls exactly these bodies.
-     *
-     * <p>A seek races the pull task that {@code assign} or an earlier seek started: the client cancels that task, but
-     * a cancelled task that is under way may still take the new offset and drop it, so that nothing arrives, or hand
-     * out what it had pulled, so that messages arrive twice (DefaultLitePullConsumerImpl.PullTaskImpl: nextPullOffset
-     * and putMessage come after its look at isCancelled). Only these two outcomes are tried again; a message that
-     * does not belong there, or the beginning without the rest, fails at once.
-     */
-    private static void seekAndPoll(DefaultLitePullConsumer consumer, List<String> bodies, Seek seek)
-        throws Exception {
-        for (int left = SEEKS - 1;; left--) {
-            seek.run();
-            Inbox inbox = new Inbox();
-            long deadline = System.nanoTime() + SEEK_MS * 1_000_000L;
-            while (!inbox.bodies().containsAll(bodies) && System.nanoTime() < deadline) {
-                consumer.poll(100).forEach(inbox::add);
-            }
-            List<String> found = inbox.bodies();
-            Expect.that(bodies.containsAll(found), "polled " + found + " of " + bodies);
-            boolean lost = found.isEmpty();
-            boolean doubled = found.size() > bodies.size() && found.containsAll(bodies);
-            if (left == 0 || !lost && !doubled) {
-                inbox.expectExactly(bodies, 0);
+    /** Where the only pull task of a client stands; the client itself does not tell. */
+    private static final class PullWatch implements RPCHook {
+        private record Pull(long from, Thread thread) {
+        }
+
+        private volatile Pull last;
+
+        /** Whether the task has asked for messages from here and waits for the answer. */
+        boolean waitsAt(long offset) {
+            Pull pull = last;
+            return pull != null && pull.from == offset && pull.thread.getState() == Thread.State.TIMED_WAITING;
+        }
+
+        @Override
+        public void doBeforeRequest(String address, RemotingCommand request) {
+            // Its package is another one in 5.x.
+            CommandCustomHeader header = request.readCustomHeader();
+            if (header == null || !header.getClass().getSimpleName().equals("PullMessageRequestHeader")) {
                 return;
             }
-            System.out.println("NOTE the client " + (lost ? "dropped a seek" : "handed out messages of before a seek"));
+            try {
+                long from = (Long) header.getClass().getMethod("getQueueOffset").invoke(header);
+                last = new Pull(from, Thread.currentThread());
+            } catch (ReflectiveOperationException e) {
+                throw new IllegalStateException(e);
+            }
+        }
+
+        @Override
+        public void doAfterResponse(String address, RemotingCommand request, RemotingCommand response) {
         }
     }
 
@@ -112,14 +130,18 @@ final class LitePullCases {
         String topic = world.topic(1);
         DefaultMQProducer producer = world.producer();
         List<String> old = PushCases.send(producer, topic, "t", "old", 20);
-        DefaultLitePullConsumer consumer = world.litePullConsumer(world.group());
+        PullWatch pulls = new PullWatch();
+        DefaultLitePullConsumer consumer = world.litePullConsumer(world.group(), pulls);
         world.start(consumer);
         Collection<MessageQueue> queues = consumer.fetchMessageQueues(topic);
         Expect.equal(1, queues.size(), "queues fetched");
         MessageQueue queue = queues.iterator().next();
         consumer.assign(queues);
-        seekAndPoll(consumer, old, () -> consumer.seekToBegin(queue));
-        seekAndPoll(consumer, old.subList(15, 20), () -> consumer.seek(queue, 15));
+        pollToEnd(consumer, pulls, 20, old);
+        consumer.seekToBegin(queue);
+        pollToEnd(consumer, pulls, 20, old);
+        consumer.seek(queue, 15);
+        pollToEnd(consumer, pulls, 20, old.subList(15, 20));
 
         Expect.fails(MQClientException.class, "seek past the end", () -> consumer.seek(queue, 1000));
 
@@ -153,7 +175,7 @@ final class LitePullCases {
         Collection<MessageQueue> queues = consumer.fetchMessageQueues(topic);
         MessageQueue queue = queues.iterator().next();
         consumer.assign(queues);
-        seekAndPoll(consumer, bodies, () -> consumer.seekToBegin(queue));
+        poll(consumer, new Inbox(), bodies);
         consumer.commitSync(java.util.Map.of(queue, 12L), true);
         Expect.eventually("committed where told", 10_000, () -> consumer.committed(queue) == 12L);
         consumer.commitSync(java.util.Map.of(queue, 7L), true);

@@ -13,6 +13,7 @@ import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.remoting.RPCHook;
 
 /** What one case makes: topics, consumer groups and clients of its own, shut down when it ends. */
 final class World implements AutoCloseable {
@@ -83,7 +84,12 @@ final class World implements AutoCloseable {
     }
 
     DefaultLitePullConsumer litePullConsumer(String group) {
-        DefaultLitePullConsumer consumer = new DefaultLitePullConsumer(group);
+        return litePullConsumer(group, null);
+    }
+
+    /** One whose requests the hook sees. */
+    DefaultLitePullConsumer litePullConsumer(String group, RPCHook hook) {
+        DefaultLitePullConsumer consumer = new DefaultLitePullConsumer(group, hook);
         configure(consumer);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         return consumer;
