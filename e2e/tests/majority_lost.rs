@@ -1,11 +1,12 @@
-//! Two nodes of four are dead: the Raft groups that lost their majority with them take no message and say so, the others
-//! go on as if nothing had happened, and when the nodes are back everything is in order again.
+//! Two nodes of four are dead: the Raft groups that lost their majority with them soon name no leader and refuse every
+//! message clearly, the others go on as if nothing had happened, and when the nodes are back everything is in order again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use flotilla_e2e::cluster::{Cluster, Shape};
 use flotilla_e2e::wait;
+use serde_json::Value;
 
 const TOPIC: &str = "majority-lost";
 /// One queue on each Raft group.
@@ -14,6 +15,8 @@ const QUEUES: u32 = 4;
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 /// A Raft group that has its majority has a leader again.
 const FAILED_OVER: Duration = Duration::from_secs(6);
+/// A leader that was left alone says so.
+const NOTICED: Duration = Duration::from_secs(3);
 /// What goes on needs no longer than this.
 const AT_ONCE: Duration = Duration::from_secs(1);
 const ALIKE_WITHIN: Duration = Duration::from_secs(60);
@@ -78,6 +81,18 @@ fn groups_without_a_majority_take_nothing_and_the_others_go_on() {
         .expect("send");
         may_stand.entry(queue).or_default().push(body);
     }
+    let lost = members
+        .keys()
+        .filter(|group| victims.iter().all(|node| members[*group].contains(node)));
+    let lost: BTreeSet<&String> = lost.collect();
+    wait::until("groups without a majority name no leader", NOTICED, || {
+        let groups = cluster.http(through).get_ok("/v1/groups")?;
+        let mut groups = groups["items"].as_array().expect("items").iter();
+        let alone =
+            |group: &Value| group["leader"].is_null() == lost.contains(&group["name"].as_str().unwrap().to_owned());
+        Ok(groups.all(alone).then_some(()))
+    })
+    .expect("leaders");
     for round in 0..3 {
         for queue in 0..QUEUES {
             let body = format!("round {round} queue {queue}");
@@ -95,12 +110,8 @@ fn groups_without_a_majority_take_nothing_and_the_others_go_on() {
                     let told = format!("{error:#}");
                     assert!(!lives(queue), "{body}: {told}");
                     assert!(time < ANSWERED_WITHIN, "{body} took {time:?}: {told}");
-                    // Code 14: surely not stored. Code 1, [UNKNOWN]: a leader that was left alone may have it in its log.
-                    let unknown = told.starts_with("code 1: [UNKNOWN]");
-                    assert!(unknown || told.starts_with("code 14:"), "{body}: {told}");
-                    if unknown {
-                        may_stand.entry(queue).or_default().push(body);
-                    }
+                    // Code 14: surely not stored.
+                    assert!(told.starts_with("code 14:"), "{body}: {told}");
                 }
             }
         }

@@ -76,7 +76,7 @@ impl Default for Timing {
 pub struct GroupStatus {
     /// Node name of the leader, as far as known here.
     pub leader: Option<String>,
-    /// True while this replica leads (it may not know yet that it was deposed).
+    /// True while this replica leads and hears of a majority (it may not know yet that it was deposed).
     pub is_leader: bool,
     /// Raft term.
     pub term: u64,
@@ -246,7 +246,8 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
         .await
         .map_err(stopped)?;
         let names = Names::default();
-        let leadership = LeadershipWatch::start::<Rt, D, S>(raft.clone(), names.clone());
+        let leadership =
+            LeadershipWatch::start::<Rt, D, S>(raft.clone(), names.clone(), 2 * config.timing.election_max);
         let accumulator = Accumulator::start(raft.clone(), names.clone());
         let read_index = ReadIndex::start(raft.clone(), names);
         let shared = Shared {
@@ -286,6 +287,9 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
     /// Puts `frames` into one entry, in order, and waits until it is applied here. Frames of several callers share
     /// an entry. Dropping the future does not undo the proposal.
     pub async fn propose(&self, frames: Vec<Bytes>) -> Result<Proposed<S::Reply>, ProposeError> {
+        if self.shared.leadership.is_alone() {
+            return Err(ProposeError::NotLeader { leader: None });
+        }
         self.shared.accumulator.propose(frames).await
     }
 
@@ -307,7 +311,7 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
         Ok(Frames::parse(record.payload).ok())
     }
 
-    /// True while this replica believes that it leads.
+    /// True while this replica believes that it leads, and hears of a majority.
     pub fn is_leader(&self) -> bool {
         self.shared.leadership.is_leader()
     }
@@ -347,10 +351,9 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
         });
         let closed = metrics.running_state.as_ref().err().map(ToString::to_string);
         let closed = closed.or_else(|| log.failure());
-        // What a closed replica last knew of itself as leader is over.
-        let current_leader = server
-            .current_leader
-            .filter(|leader| closed.is_none() || *leader != own);
+        // What a closed replica last knew of itself as leader is over, and without a majority it can do nothing.
+        let powerless = closed.is_some() || self.shared.leadership.is_alone();
+        let current_leader = server.current_leader.filter(|leader| !powerless || *leader != own);
         GroupStatus {
             leader: current_leader
                 .and_then(|id| membership.get_node(&id))

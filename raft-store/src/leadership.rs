@@ -1,13 +1,17 @@
 //! Who leads, cheap to ask on every request and to wait for.
 //!
 //! One task a replica follows the engine and publishes what it says. A replica that was closed does not lead any
-//! more. As always with Raft, a leader may not know yet that it was deposed: whatever must be fresh is confirmed by a majority.
+//! more, nor does one that has not heard of a majority for twice the longest election timeout (the engine itself never
+//! steps down; Raft dissertation, section 6.2): what is asked of it is refused soon instead of ending unknown. As always
+//! with Raft, a leader may not know yet that it was deposed: whatever must be fresh is confirmed by a majority.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{AsyncRuntime, Raft};
+use openraft::{AsyncRuntime, Instant, Raft};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 
@@ -15,6 +19,9 @@ use crate::apply::Applier;
 use crate::disk::Disk;
 use crate::state_machine::StateMachine;
 use crate::type_config::Types;
+
+/// How often a leader looks whether it still hears of a majority.
+const LOOKS_PER_PATIENCE: u32 = 4;
 
 type Engine<Rt, D, S> = Raft<Types<Rt, <S as StateMachine>::Reply>, Applier<Rt, D, S>>;
 
@@ -25,7 +32,7 @@ pub struct Leadership {
     pub term: u64,
     /// Node name of the leader, as far as known here.
     pub leader: Option<Arc<str>>,
-    /// True while this replica leads.
+    /// True while this replica leads and hears of a majority.
     pub is_leader: bool,
 }
 
@@ -49,14 +56,22 @@ impl Names {
 pub struct LeadershipWatch {
     names: Names,
     now: watch::Receiver<Leadership>,
+    alone: Arc<AtomicBool>,
 }
 
 impl LeadershipWatch {
-    /// Starts to follow; also tells the state machine when this replica starts or stops leading.
-    pub fn start<Rt: AsyncRuntime, D: Disk, S: StateMachine>(raft: Engine<Rt, D, S>, names: Names) -> Self {
+    /// Starts to follow; also tells the state machine when this replica starts or stops leading. A leader that hears of
+    /// no majority for `patience` is published as none.
+    pub fn start<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
+        raft: Engine<Rt, D, S>,
+        names: Names,
+        patience: Duration,
+    ) -> Self {
         let (sender, now) = watch::channel(Leadership::default());
-        drop(Rt::spawn(follow::<Rt, D, S>(raft, names.clone(), sender)));
-        Self { names, now }
+        let alone = Arc::new(AtomicBool::new(false));
+        let following = follow::<Rt, D, S>(raft, names.clone(), sender, alone.clone(), patience);
+        drop(Rt::spawn(following));
+        Self { names, now, alone }
     }
 
     /// Node names by replica id.
@@ -67,6 +82,11 @@ impl LeadershipWatch {
     /// True while this replica leads.
     pub fn is_leader(&self) -> bool {
         self.now.borrow().is_leader
+    }
+
+    /// True while this replica would lead if it heard of a majority.
+    pub fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::Relaxed)
     }
 
     /// What is known now.
@@ -88,9 +108,12 @@ async fn follow<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
     raft: Engine<Rt, D, S>,
     names: Names,
     now: watch::Sender<Leadership>,
+    without_majority: Arc<AtomicBool>,
+    patience: Duration,
 ) {
     let mut server = raft.server_metrics();
-    let mut was_leader = false;
+    // The term that this replica leads in, and since when.
+    let mut led: Option<(u64, Rt::Instant)> = None;
     // The state machine may be busy for long; who leads must be known meanwhile.
     let (changes, told) = mpsc::unbounded_channel();
     drop(Rt::spawn(tell_state_machine(raft.clone(), told)));
@@ -100,22 +123,38 @@ async fn follow<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
         *names.0.write() = members.map(|(id, member)| (*id, member.node.as_str().into())).collect();
         let term = metrics.vote.leader_id.term;
         let is_leader = metrics.current_leader == Some(metrics.id);
+        if is_leader != led.is_some() {
+            tracing::info!(term, is_leader, "leadership changed");
+            let _ = changes.send((term, is_leader));
+        }
+        led = is_leader.then(|| {
+            led.filter(|(led, _)| *led == term)
+                .unwrap_or_else(|| (term, Rt::Instant::now()))
+        });
+        let voters = metrics.membership_config.membership().voter_ids().count();
+        let alone = voters > 1 && led.is_some_and(|(_, since)| heard_of_majority(&raft, since).elapsed() > patience);
+        if without_majority.swap(alone, Ordering::Relaxed) != alone {
+            tracing::warn!(term, alone, "whether this leader is without a majority changed");
+        }
         let found = Leadership {
             term,
-            leader: names.shared(metrics.current_leader),
-            is_leader,
+            leader: names.shared(metrics.current_leader.filter(|_| !alone)),
+            is_leader: is_leader && !alone,
         };
         now.send_if_modified(|known| {
             let changed = *known != found;
             *known = found;
             changed
         });
-        if is_leader != was_leader {
-            was_leader = is_leader;
-            tracing::info!(term, is_leader, "leadership changed");
-            let _ = changes.send((term, is_leader));
-        }
-        if server.changed().await.is_err() {
+        let changed = if led.is_some() && voters > 1 {
+            // Silence is no event.
+            Rt::timeout(patience / LOOKS_PER_PATIENCE, server.changed())
+                .await
+                .unwrap_or(Ok(()))
+        } else {
+            server.changed().await
+        };
+        if changed.is_err() {
             // Another one that led still may: a hint that costs nothing when it is wrong.
             now.send_modify(|known| {
                 if std::mem::take(&mut known.is_leader) {
@@ -127,6 +166,15 @@ async fn follow<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
             return;
         }
     }
+}
+
+/// When this leader, elected at `since`, last sent something that a majority has answered.
+fn heard_of_majority<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
+    raft: &Engine<Rt, D, S>,
+    since: Rt::Instant,
+) -> Rt::Instant {
+    let acknowledged = raft.metrics().borrow_watched().last_quorum_acked;
+    acknowledged.map_or(since, |at| at.into_inner().max(since))
 }
 
 /// Tells the state machine every change, in order.
