@@ -312,6 +312,31 @@ impl Cluster {
         }
     }
 
+    /// The Raft terms of all groups, in the order of their names.
+    pub(super) fn terms(&self) -> anyhow::Result<Vec<u64>> {
+        let body = http_get(self.nodes[0].http, "/v1/cluster")?;
+        let mut groups = serde_json::from_slice::<flotilla_api::http::Cluster>(&body)?.groups;
+        groups.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(groups.iter().map(|group| group.term).collect())
+    }
+
+    /// Has the system forget what it holds of the nodes' files; what is not on the disk yet stays.
+    pub(super) fn forget_cached_files(&self) -> anyhow::Result<()> {
+        self.nodes
+            .iter()
+            .try_for_each(|node| forget_cached(&self.folder.join(&node.name).join("groups")))
+    }
+
+    /// Bytes that the nodes have read from the disk since they started.
+    pub(super) fn bytes_read(&self) -> anyhow::Result<u64> {
+        let read = self.pids().into_iter().map(|pid| {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/io"))?;
+            let line = text.lines().find_map(|line| line.strip_prefix("read_bytes: "));
+            Ok(line.context("read_bytes")?.parse::<u64>()?)
+        });
+        read.sum()
+    }
+
     /// Kills a node without warning.
     pub(super) fn kill(&mut self, place: usize) -> anyhow::Result<()> {
         self.nodes[place].kill()
@@ -406,6 +431,20 @@ impl Drop for Cluster {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+/// Has the system forget what it holds of the files in a folder and its folders.
+fn forget_cached(folder: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            forget_cached(&entry.path())?;
+        } else {
+            let file = File::open(entry.path())?;
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).context("forget cached pages")?;
+        }
+    }
+    Ok(())
 }
 
 /// The first of `count` ports in a row that nobody uses.

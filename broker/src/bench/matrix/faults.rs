@@ -8,9 +8,10 @@ use super::super::cpu::{CpuTimes, resident_bytes};
 use super::super::failover::{Acks, FailoverArgs, send_one_by_one};
 use super::super::measure::Sample;
 use super::super::target::Target;
-use super::super::{RunArgs, SendArgs, send};
+use super::super::{SendArgs, send};
 use super::cluster::Cluster;
 use super::row::{Goal, Row};
+use super::traffic;
 
 /// Acknowledgements before a fault, so that connections are warm.
 const WARM_ACKS: usize = 200;
@@ -180,26 +181,9 @@ pub(super) fn crash_restart(cluster: &mut Cluster, mib: u64) -> anyhow::Result<R
     Ok(Row::new("R2", "s", Goal::AtMost(3.0), vec![taken]))
 }
 
-/// Writes so many MiB of messages; returns what sends more of the same.
+/// Writes so many MiB of log; returns what sends more of the same.
 fn fill(cluster: &Cluster, mib: u64) -> anyhow::Result<SendArgs> {
-    let sending = SendArgs {
-        target: cluster.target("restart", 0),
-        connections: 4,
-        window: 64,
-        size: 4096,
-        batch: 8,
-        rate: None,
-        keys: false,
-        tags: None,
-        binary: false,
-        run: run_args(2.0),
-    };
-    let mut written = 0;
-    while written < mib << 20 {
-        let report = send(&sending)?;
-        anyhow::ensure!(report.messages > 0, "no message was acknowledged while filling the log");
-        written += report.messages * sending.size as u64;
-    }
+    let (sending, _) = traffic::fill(cluster, "restart", 4096, mib)?;
     Ok(sending)
 }
 
@@ -236,22 +220,11 @@ pub(super) fn idle(cluster: &mut Cluster, seconds: f64) -> anyhow::Result<Vec<Ro
     ])
 }
 
-fn run_args(seconds: f64) -> RunArgs {
-    RunArgs {
-        duration: seconds,
-        warmup: 0.0,
-        timeout: 3000,
-        pids: Vec::new(),
-        json: None,
-        quiet: true,
-    }
-}
-
 fn failover_args(cluster: &Cluster, place: usize) -> FailoverArgs {
     FailoverArgs {
         target: cluster.target("bench", place),
         size: 128,
         request_timeout: REQUEST_TIMEOUT_MS,
-        run: run_args(0.0),
+        run: traffic::unmeasured(0.0),
     }
 }

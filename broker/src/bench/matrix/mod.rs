@@ -4,6 +4,8 @@
 //! time per message hardly does and is the figure to compare between commits. Every row says whether its goal was met.
 
 mod cluster;
+mod cold;
+mod elections;
 mod faults;
 mod machine;
 mod queues;
@@ -38,7 +40,10 @@ pub(crate) struct MatrixArgs {
     /// Only these rows, such as `T1,T2,F1`.
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
-    /// MiB of log to write before the crash restart.
+    /// Seconds of full load in which no leader may change.
+    #[arg(long, default_value_t = 60.0, value_parser = super::seconds)]
+    load_seconds: f64,
+    /// MiB of log to write before a restart, and before catching up.
     #[arg(long, default_value_t = 1024)]
     restart_mib: u64,
     /// Program to start the nodes with, to compare builds; this one if not given.
@@ -84,6 +89,7 @@ const CLUSTERS: &[(Setup, &[&str])] = &[
     (Setup { groups: 2, ..ONE_LOG }, &["S2a"]),
     (Setup { groups: 4, ..ONE_LOG }, &["S2b"]),
     (Setup { groups: 8, ..ONE_LOG }, &["T7"]),
+    (ONE_LOG, &["C2"]),
     (ONE_LOG, &["R1"]),
     (ONE_LOG, &["Q1"]),
     (
@@ -92,7 +98,7 @@ const CLUSTERS: &[(Setup, &[&str])] = &[
             controllers: 3,
             ..ONE_LOG
         },
-        &["F4"],
+        &["F4", "E1"],
     ),
 ];
 
@@ -153,6 +159,8 @@ fn run_on_one_cluster(args: &MatrixArgs, setup: Setup, rows: &[&str], matrix: &m
             "F3" => faults::planned_transfer(&mut cluster, args.trials).map(|row| vec![row]),
             "F4" => faults::killed_controller(&mut cluster, args.trials).map(|row| vec![row]),
             "R1" => faults::clean_restart(&mut cluster, args.restart_mib).map(|row| vec![row]),
+            "C2" => cold::catch_up(&cluster, args.restart_mib, args.seconds),
+            "E1" => elections::under_full_load(&cluster, args.load_seconds).map(|row| vec![row]),
             "Q1" => queues::many_queues(&mut cluster, args.seconds, args.runs),
             "R2" => faults::crash_restart(&mut cluster, args.restart_mib).map(|row| vec![row]),
             _ => traffic::row(name, &cluster, args.seconds, args.runs, one_log).map(|row| vec![row]),

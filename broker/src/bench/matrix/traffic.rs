@@ -136,6 +136,48 @@ pub(super) fn send_to(cluster: &Cluster, topic: &str, queues: u32, seconds: f64)
     args
 }
 
+/// Writes so many MiB of messages of `size` bytes to a topic; returns what sends more of the same, and how many there are.
+pub(super) fn fill(cluster: &Cluster, topic: &str, size: usize, mib: u64) -> anyhow::Result<(SendArgs, u64)> {
+    let sending = SendArgs {
+        target: cluster.target(topic, 0),
+        run: unmeasured(2.0),
+        ..send_args(cluster, &closed(4, 64, size, 8, Goal::AtLeast(0.0)), 2.0)
+    };
+    let mut messages = 0;
+    while messages * (size as u64) < mib << 20 {
+        let report = send(&sending)?;
+        anyhow::ensure!(report.messages > 0, "no message was acknowledged while filling the log");
+        messages += report.messages;
+    }
+    Ok((sending, messages))
+}
+
+/// Sends of row T3.
+pub(super) fn full_load(cluster: &Cluster, seconds: f64) -> SendArgs {
+    send_args(cluster, &closed(4, 512, 128, 1, Goal::AtLeast(0.0)), seconds)
+}
+
+/// So many sends a second, whatever else happens.
+pub(super) fn steady(cluster: &Cluster, rate: u64, seconds: f64) -> SendArgs {
+    let shape = Shape {
+        rate: Some(rate),
+        ..closed(4, 512, 128, 1, Goal::AtLeast(0.0))
+    };
+    send_args(cluster, &shape, seconds)
+}
+
+/// A run whose processor time nobody asks for.
+pub(super) fn unmeasured(seconds: f64) -> RunArgs {
+    RunArgs {
+        duration: seconds,
+        warmup: 0.0,
+        timeout: 3000,
+        pids: Vec::new(),
+        json: None,
+        quiet: true,
+    }
+}
+
 fn send_args(cluster: &Cluster, shape: &Shape, seconds: f64) -> SendArgs {
     SendArgs {
         target: cluster.target("bench", 0),
@@ -169,7 +211,7 @@ mod tests {
     #[test]
     fn every_traffic_row_has_a_shape() {
         for name in super::super::rows() {
-            let other = name.starts_with(['F', 'I', 'R', 'Q']);
+            let other = name.starts_with(['E', 'F', 'I', 'R', 'Q']) || name == "C2";
             assert_eq!(shape(name).is_none(), other, "{name}");
         }
     }
