@@ -171,11 +171,6 @@ impl Peers {
         }
     }
 
-    /// This process's name.
-    pub fn local_name(&self) -> &str {
-        &self.local
-    }
-
     /// The cluster's id.
     pub fn cluster(&self) -> [u8; 16] {
         self.cluster
