@@ -182,7 +182,6 @@ fn join_of(
             .iter()
             .map(|consumer| join_group(consumer, data.without_subscriptions))
             .collect(),
-        producer_groups: Vec::new(),
         now_ms: propose::now_ms(),
     }
 }

@@ -245,16 +245,6 @@ impl StateReader {
         })
     }
 
-    /// Members of a producer group by client id.
-    pub fn producers(&self, group: &str) -> Vec<Member> {
-        self.with(|state| state.coordinator.producers(group).cloned().collect())
-    }
-
-    /// Nodes that members are connected to.
-    pub fn nodes_with_members(&self) -> Vec<String> {
-        self.with(|state| state.coordinator.nodes())
-    }
-
     /// The lock of a queue, unless it has expired by `now_ms`.
     pub fn lock_owner(&self, group: &str, topic: &str, queue: u32, now_ms: i64) -> Option<Lock> {
         self.with(|state| {

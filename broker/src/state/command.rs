@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::codec::{Decoder, Encoder, Malformed};
 use super::coordinator::Join;
-use super::limits::{CLIENTS_PER_COMMAND_MAX, GROUPS_PER_CLIENT_MAX, LOCKS_PER_COMMAND_MAX, OFFSETS_PER_COMMAND_MAX};
+use super::limits::{GROUPS_PER_CLIENT_MAX, LOCKS_PER_COMMAND_MAX, OFFSETS_PER_COMMAND_MAX};
 use super::topics::Assignment;
 
 const VERSION: u8 = 1;
@@ -20,8 +20,7 @@ const KIND_LOCK_QUEUES: u8 = 7;
 const KIND_UNLOCK_QUEUES: u8 = 8;
 const KIND_JOIN: u8 = 9;
 const KIND_LEAVE: u8 = 10;
-const KIND_LEAVE_NODE: u8 = 11;
-const KIND_EXPIRE: u8 = 12;
+// 11 and 12 stay unused: they were commands that nothing ever logged.
 const KIND_TRIM: u8 = 13;
 const KIND_DIGEST_POINT: u8 = 14;
 
@@ -87,22 +86,8 @@ pub enum Command {
         client_id: String,
         /// The node it is connected to: one that reconnected elsewhere stays.
         node: String,
-        /// Consumer and producer groups; empty for all.
+        /// Consumer groups; empty for all.
         groups: Vec<String>,
-    },
-    /// All clients of a node leave but those it still knows: it restarted, or is removed.
-    LeaveNode {
-        /// The node.
-        node: String,
-        /// Clients that stay.
-        keep: Vec<String>,
-    },
-    /// A node has been dead for the grace time: its clients that did not join elsewhere leave. Expired locks go, too.
-    Expire {
-        /// The node.
-        node: String,
-        /// Proposer's clock.
-        now_ms: i64,
     },
     /// Messages in entries up to and including this one can no longer be read.
     Trim {
@@ -172,16 +157,9 @@ impl Command {
             } => {
                 out = frame(KIND_LEAVE);
                 out.text(client_id).text(node);
-                encode_names(groups, &mut out);
-            }
-            Self::LeaveNode { node, keep } => {
-                out = frame(KIND_LEAVE_NODE);
-                out.text(node);
-                encode_names(keep, &mut out);
-            }
-            Self::Expire { node, now_ms } => {
-                out = frame(KIND_EXPIRE);
-                out.text(node).i64(*now_ms);
+                out.list(groups, |out, group| {
+                    out.text(group);
+                });
             }
             Self::Trim { log_index } => {
                 out = frame(KIND_TRIM);
@@ -239,14 +217,6 @@ impl Command {
                 node: from.name()?,
                 groups: from.list(GROUPS_PER_CLIENT_MAX, Decoder::name)?,
             },
-            KIND_LEAVE_NODE => Self::LeaveNode {
-                node: from.name()?,
-                keep: from.list(CLIENTS_PER_COMMAND_MAX, Decoder::name)?,
-            },
-            KIND_EXPIRE => Self::Expire {
-                node: from.name()?,
-                now_ms: from.i64()?,
-            },
             KIND_TRIM => Self::Trim { log_index: from.u64()? },
             KIND_DIGEST_POINT => Self::DigestPoint { nonce: from.u64()? },
             _ => return Err(Malformed),
@@ -268,12 +238,6 @@ fn encode_queues(queues: &[(String, u32)], out: &mut Encoder) {
 
 fn decode_queues(from: &mut Decoder<'_>) -> Result<Vec<(String, u32)>, Malformed> {
     from.list(LOCKS_PER_COMMAND_MAX, |from| Ok((from.name()?, from.u32()?)))
-}
-
-fn encode_names(names: &[String], out: &mut Encoder) {
-    out.list(names, |out, name| {
-        out.text(name);
-    });
 }
 
 #[cfg(test)]

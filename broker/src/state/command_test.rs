@@ -55,14 +55,6 @@ fn every_command() -> Vec<Command> {
             node: "n1".to_owned(),
             groups: vec!["CG".to_owned()],
         },
-        Command::LeaveNode {
-            node: "n1".to_owned(),
-            keep: vec!["c2".to_owned()],
-        },
-        Command::Expire {
-            node: "n1".to_owned(),
-            now_ms: 19,
-        },
         Command::Trim { log_index: 20 },
         Command::DigestPoint { nonce: 21 },
     ]
@@ -105,7 +97,6 @@ fn join() -> Join {
                 subscriptions: None,
             },
         ],
-        producer_groups: vec!["PG".to_owned()],
         now_ms: 22,
     }
 }
@@ -167,6 +158,33 @@ fn the_bytes_of_commands_do_not_change() {
             6, 1, 0, 0, 0, 1, 0, 1, b'G', 0, 1, b'T', 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 1, 2
         ]
     );
+}
+
+#[test]
+fn the_bytes_of_a_heartbeat_do_not_change() {
+    let mut heartbeat = join();
+    heartbeat.groups.truncate(1);
+    let mut golden = vec![9, 1];
+    golden.extend([0, 2, b'c', b'1', 0, 2, b'n', b'1', 0, 0, 0, 1, 0xdf]); // client, node, language, version
+    golden.extend([0, 0, 0, 1, 0, 2, b'C', b'G', 1, 1, 0]); // groups: name, shape
+    golden.extend([1, 0, 0, 0, 1, 0, 1, b'T', 0, 3, b'T', b'A', b'G', 0, 6]); // subscriptions
+    golden.extend(b"A || B");
+    golden.extend([0, 0, 0, 0, 0, 0, 0, 5]); // the subscription's version
+    golden.extend([0, 0, 0, 0]); // producer groups
+    golden.extend([0, 0, 0, 0, 0, 0, 0, 22]); // time
+    assert_eq!(Command::Join(heartbeat).encode().to_vec(), golden);
+    let place = golden.len() - 9;
+    golden[place] = 1;
+    golden.splice(place + 1..place + 1, [0, 2, b'P', b'G']);
+    assert_eq!(Command::decode(&golden), Err(Malformed), "producers are not logged");
+}
+
+#[test]
+fn the_kinds_left_out_are_refused() {
+    for kind in [0, 1, 4, 11, 12, 15] {
+        let frame = [kind, 1, 0, 1, b'n', 0, 0, 0, 0];
+        assert_eq!(Command::decode(&frame), Err(Malformed), "{kind}");
+    }
 }
 
 #[test]
@@ -259,7 +277,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_command_never_panics(number in 0_usize..12, place in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn a_damaged_command_never_panics(number in 0..every_command().len(), place in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut frame = every_command()[number].encode().to_vec();
         let place = place.index(frame.len());
         frame[place] = byte;

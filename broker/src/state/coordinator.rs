@@ -1,25 +1,27 @@
-//! Who consumes and produces right now: members of groups and what they subscribe to (RocketMQ: `ConsumerManager`,
-//! `ProducerManager`).
+//! Who consumes right now: members of consumer groups and what they subscribe to (RocketMQ: `ConsumerManager`).
+//! Producers are not in the log: each node knows those that are connected to it (`connection_table.rs`).
 //!
 //! A member is one client in one group, with the node it is connected to. Heartbeats that change nothing are not
-//! logged ([`Coordinator::would_change`]). A member goes when its client leaves, when its connection closes cleanly,
-//! or when its node has been dead for the grace time ([`super::command::Command::Expire`]). Removals name the node
-//! the client was connected to, so that a late one cannot remove a client that reconnected elsewhere.
+//! logged ([`Coordinator::would_change`]). A member goes with [`super::command::Command::Leave`], and `membership.rs`
+//! decides when. Removals name the node the client was connected to, so that a late one cannot remove a client that
+//! reconnected elsewhere.
 //!
 //! As in RocketMQ the last heartbeat decides the group's shape and topics, and the greatest version a subscription.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::codec::{Decoder, Encoder, Malformed};
 use super::effects::Effects;
 use super::limits::{
-    ACTIVE_GROUPS_MAX, GROUPS_PER_CLIENT_MAX, MEMBER_GRACE_MS, MEMBERS_PER_GROUP_MAX, NAME_BYTES_MAX,
-    SUBSCRIPTIONS_PER_GROUP_MAX, TEXT_BYTES_MAX,
+    ACTIVE_GROUPS_MAX, GROUPS_PER_CLIENT_MAX, MEMBERS_PER_GROUP_MAX, NAME_BYTES_MAX, SUBSCRIPTIONS_PER_GROUP_MAX,
+    TEXT_BYTES_MAX,
 };
 use super::records::{self, Key, after_prefix, name_in_key};
 use super::reply::Refusal;
 
 const RECORD_VERSION: u8 = 1;
+/// The frame of a [`Join`] has a place for a list of producer groups, which is empty.
+const PRODUCER_GROUPS: u32 = 0;
 
 /// One client in one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,8 +139,6 @@ pub struct Join {
     pub version: i32,
     /// Consumer groups.
     pub groups: Vec<JoinGroup>,
-    /// Producer groups.
-    pub producer_groups: Vec<String>,
     /// The proposer's clock.
     pub now_ms: i64,
 }
@@ -160,14 +160,11 @@ impl Join {
                 });
             }
         });
-        out.list(&self.producer_groups, |out, group| {
-            out.text(group);
-        });
-        out.i64(self.now_ms);
+        out.u32(PRODUCER_GROUPS).i64(self.now_ms);
     }
 
     pub(super) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
-        Ok(Self {
+        let mut join = Self {
             client_id: from.name()?,
             node: from.name()?,
             language: from.u8()?,
@@ -185,9 +182,13 @@ impl Join {
                     },
                 })
             })?,
-            producer_groups: from.list(GROUPS_PER_CLIENT_MAX, Decoder::name)?,
-            now_ms: from.i64()?,
-        })
+            now_ms: 0,
+        };
+        if from.u32()? != PRODUCER_GROUPS {
+            return Err(Malformed);
+        }
+        join.now_ms = from.i64()?;
+        Ok(join)
     }
 }
 
@@ -195,7 +196,6 @@ impl Join {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coordinator {
     consumers: BTreeMap<String, ConsumerGroup>,
-    producers: BTreeMap<String, BTreeMap<String, Member>>,
 }
 
 impl Coordinator {
@@ -207,24 +207,6 @@ impl Coordinator {
     /// All consumer groups with members.
     pub fn consumer_groups(&self) -> impl Iterator<Item = (&str, &ConsumerGroup)> {
         self.consumers.iter().map(|(name, group)| (name.as_str(), group))
-    }
-
-    /// Members of a producer group.
-    pub fn producers(&self, group: &str) -> impl Iterator<Item = &Member> {
-        self.producers.get(group).into_iter().flat_map(BTreeMap::values)
-    }
-
-    /// All producer groups with members.
-    pub fn producer_groups(&self) -> impl Iterator<Item = (&str, &BTreeMap<String, Member>)> {
-        self.producers.iter().map(|(name, members)| (name.as_str(), members))
-    }
-
-    /// Nodes that members are connected to.
-    pub fn nodes(&self) -> Vec<String> {
-        let consumers = self.consumers.values().flat_map(|group| group.members.values());
-        let producers = self.producers.values().flat_map(BTreeMap::values);
-        let nodes: BTreeSet<&str> = consumers.chain(producers).map(|member| member.node.as_str()).collect();
-        nodes.into_iter().map(str::to_owned).collect()
     }
 
     /// True if applying this heartbeat would change anything: only then it has to be logged.
@@ -242,12 +224,6 @@ impl Coordinator {
                         .as_ref()
                         .is_some_and(|wanted| subscriptions_differ(existing, wanted))
             }
-        }) || join.producer_groups.iter().any(|group| {
-            let member = self
-                .producers
-                .get(group)
-                .and_then(|members| members.get(&join.client_id));
-            member.is_none_or(|member| !member.is_as(join))
         })
     }
 
@@ -270,10 +246,7 @@ impl Coordinator {
             let mut rebalance = member.is_none_or(|member| member.node != join.node);
             if member.is_none_or(|member| !member.is_as(join)) {
                 let member = Member::of(join);
-                effects.put(
-                    member_key(records::CONSUMER, &wanted.group, &join.client_id),
-                    member.encode(),
-                );
+                effects.put(member_key(&wanted.group, &join.client_id), member.encode());
                 group.members.insert(join.client_id.clone(), member);
             }
             if let Some(subscriptions) = &wanted.subscriptions {
@@ -284,45 +257,23 @@ impl Coordinator {
             }
             changed |= rebalance;
         }
-        for name in &join.producer_groups {
-            let members = self.producers.entry(name.clone()).or_default();
-            if !members.get(&join.client_id).is_some_and(|member| member.is_as(join)) {
-                let member = Member::of(join);
-                effects.put(member_key(records::PRODUCER, name, &join.client_id), member.encode());
-                members.insert(join.client_id.clone(), member);
-            }
-        }
         Ok(changed)
     }
 
     fn check_limits(&self, join: &Join) -> Result<(), Refusal> {
-        let full = |members: &BTreeMap<String, Member>| {
-            members.len() >= MEMBERS_PER_GROUP_MAX && !members.contains_key(&join.client_id)
+        let full = |group: &ConsumerGroup| {
+            group.members.len() >= MEMBERS_PER_GROUP_MAX && !group.members.contains_key(&join.client_id)
         };
-        if join
-            .groups
-            .iter()
-            .filter_map(|group| self.consumers.get(&group.group))
-            .any(|group| full(&group.members))
-            || join
-                .producer_groups
-                .iter()
-                .filter_map(|group| self.producers.get(group))
-                .any(full)
-        {
+        let mut known = join.groups.iter().filter_map(|group| self.consumers.get(&group.group));
+        if known.any(full) {
             return Err(Refusal::LimitReached("members of a group"));
         }
-        let new_consumers = join
+        let new_groups = join
             .groups
             .iter()
             .filter(|group| !self.consumers.contains_key(&group.group))
             .count();
-        let new_producers = join
-            .producer_groups
-            .iter()
-            .filter(|group| !self.producers.contains_key(*group))
-            .count();
-        if self.consumers.len() + self.producers.len() + new_consumers + new_producers > ACTIVE_GROUPS_MAX {
+        if self.consumers.len() + new_groups > ACTIVE_GROUPS_MAX {
             return Err(Refusal::LimitReached("active groups"));
         }
         Ok(())
@@ -334,20 +285,6 @@ impl Coordinator {
             member.client_id == client_id
                 && member.node == node
                 && (groups.is_empty() || groups.iter().any(|name| name == group))
-        });
-    }
-
-    /// Removes all clients connected to `node` but those in `keep`, which is sorted.
-    pub(super) fn leave_node(&mut self, node: &str, keep: &[String], effects: &mut Effects) {
-        self.remove_members(effects, |_, member| {
-            member.node == node && keep.binary_search(&member.client_id).is_err()
-        });
-    }
-
-    /// Removes the clients of a dead node that have not joined anywhere for the grace time.
-    pub(super) fn expire(&mut self, node: &str, now_ms: i64, effects: &mut Effects) {
-        self.remove_members(effects, |_, member| {
-            member.node == node && now_ms.saturating_sub(member.since_ms) >= MEMBER_GRACE_MS
         });
     }
 
@@ -364,7 +301,7 @@ impl Coordinator {
             group.members.retain(|client_id, member| {
                 let remove = gone(name, member);
                 if remove {
-                    effects.delete(member_key(records::CONSUMER, name, client_id));
+                    effects.delete(member_key(name, client_id));
                 }
                 !remove
             });
@@ -378,16 +315,6 @@ impl Coordinator {
             }
         }
         self.consumers.retain(|_, group| !group.members.is_empty());
-        for (name, members) in &mut self.producers {
-            members.retain(|client_id, member| {
-                let remove = gone(name, member);
-                if remove {
-                    effects.delete(member_key(records::PRODUCER, name, client_id));
-                }
-                !remove
-            });
-        }
-        self.producers.retain(|_, members| !members.is_empty());
     }
 
     pub(super) fn load_group(&mut self, mut key: Decoder<'_>, value: &[u8]) -> Result<(), Malformed> {
@@ -427,14 +354,6 @@ impl Coordinator {
             .ok_or(Malformed)?
             .subscriptions
             .insert(topic, subscription);
-        Ok(())
-    }
-
-    pub(super) fn load_producer(&mut self, mut key: Decoder<'_>, value: &[u8]) -> Result<(), Malformed> {
-        let (group, client_id) = (name_in_key(&mut key)?, name_in_key(&mut key)?);
-        key.finish()?;
-        let member = Member::decode(client_id.clone(), value)?;
-        self.producers.entry(group).or_default().insert(client_id, member);
         Ok(())
     }
 }
@@ -477,8 +396,8 @@ fn update_subscriptions(name: &str, group: &mut ConsumerGroup, wanted: &[Subscri
     topics_changed
 }
 
-fn member_key(prefix: u8, group: &str, client_id: &str) -> Vec<u8> {
-    Key::new(prefix).name(group).name(client_id).finish()
+fn member_key(group: &str, client_id: &str) -> Vec<u8> {
+    Key::new(records::CONSUMER).name(group).name(client_id).finish()
 }
 
 fn encode_shape(shape: GroupShape, out: &mut Encoder) {

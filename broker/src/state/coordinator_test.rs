@@ -28,7 +28,6 @@ fn join(client: &str, node: &str, subscriptions: &[Subscription]) -> Join {
             },
             subscriptions: Some(subscriptions.to_vec()),
         }],
-        producer_groups: vec!["PG".to_owned()],
         now_ms: 5,
     }
 }
@@ -183,28 +182,11 @@ fn leaving_names_groups_or_all() {
     bench.apply(leave("c1", "n1", &["CG"]));
     assert_eq!(members(&bench), pairs(&[("c2", "n1")]));
     assert!(bench.effects.memberships.contains("CG"));
-    assert_eq!(bench.state.coordinator.producers("PG").count(), 2);
     bench.apply(leave("c1", "n1", &[]));
-    assert_eq!(bench.state.coordinator.producers("PG").count(), 1);
-    assert!(bench.effects.memberships.is_empty(), "only a producer left");
+    assert!(bench.effects.memberships.is_empty(), "it had left already");
     bench.apply(leave("c2", "n1", &[]));
     assert!(bench.state.coordinator.consumer_group("CG").is_none());
     assert_eq!(bench.state.coordinator, Coordinator::default());
-    bench.check_records();
-}
-
-#[test]
-fn a_restarted_node_keeps_the_clients_it_knows() {
-    let mut bench = Bench::default();
-    for (client, node) in [("c1", "n1"), ("c2", "n1"), ("c3", "n2"), ("c4", "n1")] {
-        joined(&mut bench, &join(client, node, &[]));
-    }
-    bench.apply(Command::LeaveNode {
-        node: "n1".to_owned(),
-        keep: vec!["c4".to_owned(), "c1".to_owned()],
-    });
-    assert_eq!(members(&bench), pairs(&[("c1", "n1"), ("c3", "n2"), ("c4", "n1")]));
-    assert_eq!(bench.state.coordinator.nodes(), ["n1", "n2"]);
     bench.check_records();
 }
 

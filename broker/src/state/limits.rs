@@ -23,14 +23,12 @@ pub const LOCKS_MAX: usize = 1_000_000;
 pub const LOCKS_PER_COMMAND_MAX: usize = 16_384;
 /// Groups named in one join or leave command.
 pub const GROUPS_PER_CLIENT_MAX: usize = 1_024;
-/// Members of one consumer or producer group.
+/// Members of one consumer group.
 pub const MEMBERS_PER_GROUP_MAX: usize = 10_000;
-/// Consumer groups with members, and producer groups with members, in one Raft group.
+/// Consumer groups with members in one Raft group.
 pub const ACTIVE_GROUPS_MAX: usize = 100_000;
 /// Topics one consumer group subscribes to.
 pub const SUBSCRIPTIONS_PER_GROUP_MAX: usize = 1_024;
-/// Clients named in one `LeaveNode`.
-pub const CLIENTS_PER_COMMAND_MAX: usize = 100_000;
 /// Keys of one message that the key index stores; further keys are not found by a query.
 pub const KEYS_PER_MESSAGE_MAX: usize = 32;
 /// Longest stored message in wire form: body, properties, topic and fixed part.
@@ -39,5 +37,3 @@ pub const STORED_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024 + 64 * 1024;
 pub const STORED_MESSAGE_BYTES_MIN: usize = 91;
 /// A queue lock not renewed for this long may be given to another client (RocketMQ's 60 s).
 pub const LOCK_LEASE_MS: i64 = 60_000;
-/// Members of a dead node stay this long, so that clients that reconnect elsewhere cause no rebalance.
-pub const MEMBER_GRACE_MS: i64 = 45_000;

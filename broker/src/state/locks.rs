@@ -112,7 +112,7 @@ impl Locks {
     }
 
     /// Forgets locks nobody renewed for a lease.
-    pub(super) fn remove_expired(&mut self, now_ms: i64, effects: &mut Effects) {
+    fn remove_expired(&mut self, now_ms: i64, effects: &mut Effects) {
         self.remove_if(effects, |_, _, lock| lock.is_expired(now_ms));
     }
 

@@ -51,7 +51,7 @@ pub struct State {
     pub consumer_offsets: ConsumerOffsets,
     /// Queue locks.
     pub locks: Locks,
-    /// Members of groups.
+    /// Members of consumer groups.
     pub coordinator: Coordinator,
     /// Messages that came through other nodes.
     pub forwarded: Forwarded,
@@ -162,16 +162,6 @@ impl State {
                 self.coordinator.leave(&client_id, &node, &groups, effects);
                 Reply::Done
             }
-            Command::LeaveNode { node, mut keep } => {
-                keep.sort_unstable();
-                self.coordinator.leave_node(&node, &keep, effects);
-                Reply::Done
-            }
-            Command::Expire { node, now_ms } => {
-                self.coordinator.expire(&node, now_ms, effects);
-                self.locks.remove_expired(now_ms, effects);
-                Reply::Done
-            }
             Command::Trim { log_index: upto } => return self.trim(upto, log_index, batch_after, effects),
             Command::DigestPoint { nonce } => {
                 effects.digest_points.push(nonce);
@@ -256,7 +246,6 @@ impl State {
             records::SUBSCRIPTION => self.coordinator.load_subscription(rest, value),
             records::INGRESSES => rest.finish().and_then(|()| self.forwarded.load_ingresses(value)),
             records::FORWARDED => self.forwarded.load_entry(rest, value),
-            records::PRODUCER => self.coordinator.load_producer(rest, value),
             _ => Err(Malformed),
         }
     }

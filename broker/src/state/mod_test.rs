@@ -8,7 +8,7 @@ use flotilla_controller::topic::TopicConfig;
 
 use super::effects::RecordChange;
 use super::forwarded::{INGRESSES_MAX, SEQUENCES_PER_INGRESS};
-use super::limits::{LOCK_LEASE_MS, MEMBER_GRACE_MS, STORED_MESSAGE_BYTES_MIN};
+use super::limits::{LOCK_LEASE_MS, LOCKS_MAX, LOCKS_PER_COMMAND_MAX, STORED_MESSAGE_BYTES_MIN};
 use super::*;
 
 /// The controller's id of every topic here, unless a test is about ids.
@@ -189,7 +189,6 @@ fn join(client: &str, node: &str, group: &str, now_ms: i64) -> Command {
             shape: GroupShape::default(),
             subscriptions: None,
         }],
-        producer_groups: Vec::new(),
         now_ms,
     })
 }
@@ -347,16 +346,18 @@ fn only_the_holder_unlocks() {
 }
 
 #[test]
-fn expired_locks_are_swept_with_the_dead_nodes_clients() {
+fn expired_locks_are_swept_when_there_are_too_many() {
     let mut bench = Bench::default();
-    bench.apply(lock("c1", &[0], 0));
-    bench.apply(lock("c1", &[1], 1));
-    bench.apply(Command::Expire {
-        node: "n9".to_owned(),
-        now_ms: LOCK_LEASE_MS,
-    });
-    assert!(bench.state.locks.get("CG", "T", 0).is_none());
-    assert!(bench.state.locks.get("CG", "T", 1).is_some());
+    let queues: Vec<u32> = (0..LOCKS_MAX as u32).collect();
+    for (queues, now_ms) in queues.chunks(LOCKS_PER_COMMAND_MAX).zip(0..) {
+        bench.apply(lock("c1", queues, now_ms));
+    }
+    let more = |now_ms| lock("c2", &[LOCKS_MAX as u32], now_ms);
+    let refused = Reply::Refused(Refusal::LimitReached("locks"));
+    assert_eq!(bench.apply(more(LOCK_LEASE_MS - 1)), refused);
+    assert_eq!(bench.apply(more(LOCK_LEASE_MS)), locked(&[LOCKS_MAX as u32]));
+    assert!(bench.state.locks.get("CG", "T", 0).is_none(), "of the first command");
+    assert!(bench.state.locks.get("CG", "T", LOCKS_MAX as u32 - 1).is_some());
     bench.check_records();
 }
 
@@ -418,28 +419,6 @@ fn a_digest_point_is_an_effect_only() {
     assert_eq!(bench.apply(Command::DigestPoint { nonce: 4 }), Reply::Done);
     assert_eq!(bench.effects.digest_points, [4]);
     assert_eq!(bench.state, before);
-}
-
-#[test]
-fn a_dead_nodes_clients_stay_for_the_grace_time() {
-    let mut bench = Bench::default();
-    bench.apply(join("c1", "n1", "CG", 0));
-    bench.apply(join("c2", "n1", "CG", 0));
-    bench.apply(join("c3", "n1", "CG", 10_000));
-    bench.apply(join("c2", "n2", "CG", 20_000));
-    bench.apply(Command::Expire {
-        node: "n1".to_owned(),
-        now_ms: MEMBER_GRACE_MS - 1,
-    });
-    assert_eq!(members(&bench, "CG"), ["c1", "c2", "c3"]);
-    assert!(bench.effects.memberships.is_empty());
-    bench.apply(Command::Expire {
-        node: "n1".to_owned(),
-        now_ms: MEMBER_GRACE_MS,
-    });
-    assert_eq!(members(&bench, "CG"), ["c2", "c3"], "c2 moved on, c3 joined later");
-    assert!(bench.effects.memberships.contains("CG"));
-    bench.check_records();
 }
 
 fn mark(ingress: u64, sequence: u64) -> ForwardMark {

@@ -273,7 +273,6 @@ fn join(client: &str) -> Bytes {
         language: 0,
         version: 479,
         groups: vec![group],
-        producer_groups: Vec::new(),
         now_ms: 3,
     };
     Command::Join(join).encode()
