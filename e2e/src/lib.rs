@@ -10,6 +10,7 @@
 //! | [`command`] | the `flotilla` program as a shell runs it |
 //! | [`client_view`] | what applications on official clients notice of a fault |
 //! | [`java`] | official Java clients: built once a version, run as processes |
+//! | [`load_run`] | those clients send and receive while something is done to the cluster, and what they saw |
 //! | [`history`] | what was sent, acknowledged, received and stored, and the checks on it |
 //! | [`ports`], [`wait`] | free ports; conditions to wait for |
 //! | [`raw`] | sockets without a protocol, for bytes that no client sends |
@@ -29,6 +30,7 @@ pub mod fault;
 pub mod history;
 pub mod http;
 pub mod java;
+pub mod load_run;
 pub mod ports;
 pub mod process;
 pub mod progress;

@@ -5,44 +5,26 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use flotilla_e2e::cluster::Cluster;
-use flotilla_e2e::history::{self, History, Report, load};
+use flotilla_e2e::history::{self, Report};
 use flotilla_e2e::java::Java;
+use flotilla_e2e::load_run::LoadRun;
 use flotilla_e2e::progress;
 use flotilla_e2e::wait;
 
+/// Also the consumer group.
 const TOPIC: &str = "controllers-gone";
 const QUEUES: u32 = 6;
-const GROUP: &str = "controllers-gone";
 /// Acknowledgements seen between two faults.
 const ACKS: u64 = 200;
 const ACKS_WITHIN: Duration = Duration::from_secs(45);
-const ALIKE_WITHIN: Duration = Duration::from_secs(60);
-const CONSUMED_WITHIN: Duration = Duration::from_secs(90);
-const STOP_WITHIN: Duration = Duration::from_secs(60);
-
-fn everything_is_consumed(cluster: &Cluster) -> Result<Option<()>> {
-    let mut client = cluster.client(0)?;
-    for queue in 0..QUEUES {
-        let end = client.max_offset(TOPIC, queue)?;
-        if client.consumer_offset(GROUP, TOPIC, queue)? != Some(end) && end > 0 {
-            return Ok(None);
-        }
-    }
-    Ok(Some(()))
-}
 
 fn run(cluster: &mut Cluster) -> Result<Report> {
     let java = Java::build("5.3.3")?;
     cluster.http(0).create_topic(TOPIC, QUEUES)?;
     cluster.await_copies_on_disk()?;
     cluster.kill_controllers()?;
-    let file = cluster.folder().join("history.jsonl");
-    let properties = [
-        ("namesrv", cluster.name_servers()),
-        ("topic", TOPIC.to_owned()),
-        ("group", GROUP.to_owned()),
-    ];
-    let mut load = java.load(cluster.folder(), &file, &properties)?;
+    let run = LoadRun::start(cluster, &java, TOPIC, QUEUES, &[])?;
+    let load = &run.load;
     load.await_more_acks(ACKS, ACKS_WITHIN).context("with all nodes")?;
     let received = || Ok((load.state().received > 0).then_some(()));
     wait::until("a consumer group that nobody knew receives", ACKS_WITHIN, received)?;
@@ -66,24 +48,13 @@ fn run(cluster: &mut Cluster) -> Result<Report> {
     cluster.await_whole()?;
     load.await_more_acks(ACKS, ACKS_WITHIN)
         .context("with controllers again")?;
-    let path = format!("/v1/consumer-groups/{GROUP}");
+    let path = format!("/v1/consumer-groups/{TOPIC}");
     wait::until("the consumer group is known", ACKS_WITHIN, || {
         let document = cluster.http(1).get_ok(&path)?;
         let members = document["members"].as_array().context("members")?;
         Ok((!members.is_empty()).then_some(()))
     })?;
-    load.stop_sending(STOP_WITHIN)?;
-    wait::until("everything is consumed", CONSUMED_WITHIN, || {
-        everything_is_consumed(cluster)
-    })?;
-    load.exit(STOP_WITHIN)?;
-    cluster.await_alike(ALIKE_WITHIN)?;
-    let mut history = History::default();
-    for node in 0..cluster.len() {
-        history.dumps.push(cluster.client(node)?.dump(TOPIC, QUEUES)?);
-    }
-    load::read(&file, &mut history)?;
-    Ok(history::check(&history))
+    Ok(history::check(&run.finish(cluster)?))
 }
 
 #[test]

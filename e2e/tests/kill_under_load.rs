@@ -13,26 +13,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use flotilla_e2e::client::Client;
 use flotilla_e2e::cluster::Cluster;
-use flotilla_e2e::history::{self, Dump, History, OffsetSample, load};
+use flotilla_e2e::history::{self, History, OffsetSample};
 use flotilla_e2e::java::{Java, Load};
+use flotilla_e2e::load_run::{ALIKE_WITHIN, LoadRun};
 use flotilla_e2e::progress;
-use flotilla_e2e::wait;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+/// Also the consumer group.
 const TOPIC: &str = "kill-under-load";
 const QUEUES: u32 = 8;
-const GROUP: &str = "kill-under-load";
 /// Acknowledgements seen between two faults.
 const ACKS_BETWEEN: u64 = 100;
 /// Plain sends go on with one node dead; ordered ones to the dead node's clients wait for it.
 const ACKS_WITHIN: Duration = Duration::from_secs(45);
-/// All replicas alike, once all run.
-const ALIKE_WITHIN: Duration = Duration::from_secs(60);
-/// Everything stored is consumed.
-const CONSUMED_WITHIN: Duration = Duration::from_secs(120);
-/// The load program stops.
-const STOP_WITHIN: Duration = Duration::from_secs(60);
 /// A whole read of the topic every so many rounds.
 const ROUNDS_PER_DUMP: usize = 5;
 /// Pause between two looks at the consumer offsets.
@@ -53,7 +47,7 @@ fn sample_consumer_offsets(ports: Vec<u16>, stop: Arc<AtomicBool>) -> Vec<Offset
         round += 1;
         if let Ok(mut client) = Client::connect(ports[round % ports.len()]) {
             for queue in 0..QUEUES {
-                match client.consumer_offset(GROUP, TOPIC, queue) {
+                match client.consumer_offset(TOPIC, TOPIC, queue) {
                     Ok(Some(offset)) => samples.push(OffsetSample { queue, offset }),
                     Ok(None) => {}
                     Err(_) => break,
@@ -63,12 +57,6 @@ fn sample_consumer_offsets(ports: Vec<u16>, stop: Arc<AtomicBool>) -> Vec<Offset
         std::thread::sleep(SAMPLE_EVERY);
     }
     samples
-}
-
-fn dump(cluster: &Cluster, node: usize) -> Result<Dump> {
-    wait::until("a whole read", ALIKE_WITHIN, || {
-        cluster.client(node)?.dump(TOPIC, QUEUES).map(Some)
-    })
 }
 
 /// What is killed in one round.
@@ -133,17 +121,6 @@ fn round(cluster: &mut Cluster, load: &Load, fault: Fault) -> Result<()> {
     cluster.await_alike(ALIKE_WITHIN)
 }
 
-fn everything_is_consumed(cluster: &Cluster) -> Result<Option<()>> {
-    let mut client = cluster.client(0)?;
-    for queue in 0..QUEUES {
-        let end = client.max_offset(TOPIC, queue)?;
-        if client.consumer_offset(GROUP, TOPIC, queue)? != Some(end) && end > 0 {
-            return Ok(None);
-        }
-    }
-    Ok(Some(()))
-}
-
 fn run(cluster: &mut Cluster) -> Result<history::Report> {
     let seed = setting("KILL_SEED", std::process::id().into());
     let one_rounds = setting("KILL_ONE_ROUNDS", 20_usize);
@@ -153,14 +130,9 @@ fn run(cluster: &mut Cluster) -> Result<history::Report> {
 
     let java = Java::build(&setting("KILL_CLIENT", "5.3.3".to_owned()))?;
     cluster.http(0).create_topic(TOPIC, QUEUES)?;
-    let file = cluster.folder().join("history.jsonl");
-    let properties = [
-        ("namesrv", cluster.name_servers()),
-        ("topic", TOPIC.to_owned()),
-        ("group", GROUP.to_owned()),
-    ];
-    let mut load = java.load(cluster.folder(), &file, &properties)?;
-    load.await_more_acks(ACKS_BETWEEN, ACKS_WITHIN)
+    let mut run = LoadRun::start(cluster, &java, TOPIC, QUEUES, &[])?;
+    run.load
+        .await_more_acks(ACKS_BETWEEN, ACKS_WITHIN)
         .context("before any fault")?;
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -170,34 +142,27 @@ fn run(cluster: &mut Cluster) -> Result<history::Report> {
         move || sample_consumer_offsets(ports, stop)
     });
 
-    let mut history = History::default();
     for number in 0..one_rounds + all_rounds {
         let begin = Instant::now();
         let fault = Fault::of_round(number, one_rounds, &mut random, cluster);
-        round(cluster, &load, fault).with_context(|| format!("round {number}, killed {fault:?}"))?;
+        round(cluster, &run.load, fault).with_context(|| format!("round {number}, killed {fault:?}"))?;
         progress::line(format!(
             "round {number}: killed {fault:?}, whole again after {:?}, {:?}",
             begin.elapsed(),
-            load.state()
+            run.load.state()
         ));
         if number % ROUNDS_PER_DUMP == 0 {
-            history.dumps.push(dump(cluster, number % 3)?);
+            run.dump(cluster, number % 3)?;
         }
     }
 
-    load.stop_sending(STOP_WITHIN)?;
-    let consumed = wait::until("everything is consumed", CONSUMED_WITHIN, || {
-        everything_is_consumed(cluster)
-    });
+    let finished = run.finish(cluster);
     stop.store(true, Ordering::Relaxed);
-    history.consumer_offsets = sampler.join().expect("the sampler does not panic");
-    consumed?;
-    load.exit(STOP_WITHIN)?;
-    cluster.await_alike(ALIKE_WITHIN)?;
-    for node in 0..cluster.len() {
-        history.dumps.push(dump(cluster, node)?);
-    }
-    load::read(&file, &mut history)?;
+    let consumer_offsets = sampler.join().expect("the sampler does not panic");
+    let history = History {
+        consumer_offsets,
+        ..finished?
+    };
     let report = history::check(&history);
     progress::line(format!(
         "{report}{} samples of consumer offsets",

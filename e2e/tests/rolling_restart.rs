@@ -5,33 +5,23 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use flotilla_e2e::cluster::Cluster;
-use flotilla_e2e::history::{self, History, Report, load};
+use flotilla_e2e::history::{self, Report};
 use flotilla_e2e::java::Java;
+use flotilla_e2e::load_run::LoadRun;
 use flotilla_e2e::progress;
-use flotilla_e2e::wait;
 
 const TOPIC: &str = "rolling";
 const QUEUES: u32 = 8;
-const GROUP: &str = "rolling";
 /// Acknowledgements seen before, during and after each restart.
 const ACKS: u64 = 300;
 const ACKS_WITHIN: Duration = Duration::from_secs(45);
-const STOP_WITHIN: Duration = Duration::from_secs(60);
-const CONSUMED_WITHIN: Duration = Duration::from_secs(90);
 
 fn run(cluster: &mut Cluster) -> Result<Report> {
     let java = Java::build("5.3.3")?;
     cluster.http(0).create_topic(TOPIC, QUEUES)?;
-    let file = cluster.folder().join("history.jsonl");
-    let properties = [
-        ("namesrv", cluster.name_servers()),
-        ("topic", TOPIC.to_owned()),
-        ("group", GROUP.to_owned()),
-        // A send by key has one try by the client's own rule; what retries is what is promised here.
-        ("ordered", "0".to_owned()),
-        ("plain", "4".to_owned()),
-    ];
-    let mut load = java.load(cluster.folder(), &file, &properties)?;
+    // A send by key has one try by the client's own rule; what retries is what is promised here.
+    let run = LoadRun::start(cluster, &java, TOPIC, QUEUES, &[("ordered", "0"), ("plain", "4")])?;
+    let load = &run.load;
     load.await_more_acks(ACKS, ACKS_WITHIN).context("before any restart")?;
     for node in 0..cluster.len() {
         cluster.terminate(node)?;
@@ -43,18 +33,7 @@ fn run(cluster: &mut Cluster) -> Result<Report> {
             .with_context(|| format!("with node {node} back"))?;
         progress::line(format!("{} restarted, {:?}", cluster.nodes()[node].name, load.state()));
     }
-    load.stop_sending(STOP_WITHIN)?;
-    let state = load.state();
-    wait::until("everything is consumed", CONSUMED_WITHIN, || {
-        Ok((load.state().received >= state.acked).then_some(()))
-    })?;
-    load.exit(STOP_WITHIN)?;
-    let mut history = History::default();
-    for node in 0..cluster.len() {
-        history.dumps.push(cluster.client(node)?.dump(TOPIC, QUEUES)?);
-    }
-    load::read(&file, &mut history)?;
-    Ok(history::check(&history))
+    Ok(history::check(&run.finish(cluster)?))
 }
 
 #[test]
