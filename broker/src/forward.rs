@@ -438,11 +438,7 @@ fn encode_forwarded(asked: Asked<'_>, ingress: &str, wait: Wait) -> Bytes {
     out.put_u8(kind::REQUEST);
     out.put_u16(group);
     out.put_u8(u8::from(wait == Wait::Yes));
-    out.put_u8(match mark {
-        None => 0,
-        Some(ForwardMark { repeated: false, .. }) => 1,
-        Some(ForwardMark { repeated: true, .. }) => 2,
-    });
+    out.put_u8(ForwardMark::byte(mark.as_ref()));
     if let Some(mark) = mark {
         out.put_u64(mark.ingress);
         out.put_u64(mark.sequence);
@@ -465,13 +461,13 @@ impl Forwarded {
             0 => Wait::No,
             _ => Wait::Yes,
         };
-        let mark = match call.try_get_u8().ok()? {
-            0 => None,
-            marked => Some(ForwardMark {
+        let mark = match ForwardMark::repeated_in(call.try_get_u8().ok()?).ok()? {
+            None => None,
+            Some(repeated) => Some(ForwardMark {
                 ingress: call.try_get_u64().ok()?,
                 sequence: call.try_get_u64().ok()?,
                 part: 0,
-                repeated: marked == 2,
+                repeated,
             }),
         };
         let client = get_address(&mut call)?;
@@ -605,6 +601,10 @@ mod tests {
         assert_eq!((there.request.code, there.request.opaque), (310, 77));
         assert_eq!(there.request.fields.get("b"), Some("T"));
         assert_eq!(there.request.body, "body");
+        assert_eq!(bytes[4], 2, "the byte of the mark");
+        let mut unknown = bytes.to_vec();
+        unknown[4] = 3;
+        assert!(Forwarded::decode(unknown.into()).is_none());
         for end in 0..bytes.len() {
             assert!(Forwarded::decode(bytes.slice(..end)).is_none(), "cut at {end}");
         }

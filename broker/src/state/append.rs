@@ -7,8 +7,7 @@
 //!   | key count: 1 | topic length: 1 | mark: 1 | topic | key hashes: 8 each |
 //!   | if marked: ingress: 8 | sequence: 8 | part: 2 | message in wire form |
 //!
-//! The mark is 0 for a message of a client of the leader, 1 for one that came through another node
-//! (`forwarded.rs`), 2 for one that it sent before.
+//! The mark is 0 for a message of a client of the leader; else it came through another node ([`ForwardMark::byte`]).
 //!
 //! The message's queue offset, position and store time are zero in the log: apply decides them, reads patch them in.
 
@@ -117,11 +116,7 @@ impl AppendHeader<'_> {
         out.put_i64(self.store_time);
         out.put_u8(u8::try_from(self.keys.as_slice().len()).expect("KEYS_PER_MESSAGE_MAX fits"));
         out.put_u8(u8::try_from(self.topic.len()).expect("topic names are validated before proposing"));
-        out.put_u8(match self.mark {
-            None => 0,
-            Some(ForwardMark { repeated: false, .. }) => 1,
-            Some(ForwardMark { repeated: true, .. }) => 2,
-        });
+        out.put_u8(ForwardMark::byte(self.mark.as_ref()));
         out.put_slice(self.topic.as_bytes());
         for hash in self.keys.as_slice() {
             out.put_u64(*hash);
@@ -175,21 +170,20 @@ impl<'a> Append<'a> {
         let store_time = decoder.i64()?;
         let key_count = usize::from(decoder.u8()?);
         let topic_bytes = usize::from(decoder.u8()?);
-        let marked = decoder.u8()?;
+        let repeated = ForwardMark::repeated_in(decoder.u8()?)?;
         if key_count > KEYS_PER_MESSAGE_MAX || topic_bytes == 0 || topic_bytes > NAME_BYTES_MAX {
             return Err(Malformed);
         }
         let topic = std::str::from_utf8(decoder.take(topic_bytes)?).map_err(|_| Malformed)?;
         let key_bytes = decoder.take(8 * key_count)?;
-        let mark = match marked {
-            0 => None,
-            1 | 2 => Some(ForwardMark {
+        let mark = match repeated {
+            None => None,
+            Some(repeated) => Some(ForwardMark {
                 ingress: decoder.u64()?,
                 sequence: decoder.u64()?,
                 part: decoder.u16()?,
-                repeated: marked == 2,
+                repeated,
             }),
-            _ => return Err(Malformed),
         };
         let message = decoder.rest();
         if !(STORED_MESSAGE_BYTES_MIN..=STORED_MESSAGE_BYTES_MAX).contains(&message.len()) || store_time < 0 {

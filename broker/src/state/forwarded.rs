@@ -35,6 +35,26 @@ pub struct ForwardMark {
     pub repeated: bool,
 }
 
+impl ForwardMark {
+    /// The byte of frames that says whether there is a mark: 0 none, 1 a message sent for the first time, 2 one that was
+    /// sent before.
+    pub fn byte(mark: Option<&Self>) -> u8 {
+        match mark {
+            None => 0,
+            Some(mark) => 1 + u8::from(mark.repeated),
+        }
+    }
+
+    /// Reads that byte: with a mark, whether the message was sent before.
+    pub fn repeated_in(byte: u8) -> Result<Option<bool>, Malformed> {
+        match byte {
+            0 => Ok(None),
+            1 | 2 => Ok(Some(byte == 2)),
+            _ => Err(Malformed),
+        }
+    }
+}
+
 /// Where a message was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredAt {
