@@ -26,6 +26,17 @@ pub enum TopicKind {
     Transaction,
 }
 
+impl TopicKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [
+        Self::Unspecified,
+        Self::Normal,
+        Self::Fifo,
+        Self::Delay,
+        Self::Transaction,
+    ];
+}
+
 /// The settings of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicConfig {

@@ -48,14 +48,7 @@ fn kind_name(kind: TopicKind) -> &'static str {
 }
 
 fn kind_named(name: &str) -> Result<TopicKind, Failure> {
-    let kinds = [
-        TopicKind::Unspecified,
-        TopicKind::Normal,
-        TopicKind::Fifo,
-        TopicKind::Delay,
-        TopicKind::Transaction,
-    ];
-    kinds
+    TopicKind::ALL
         .into_iter()
         .find(|kind| kind_name(*kind).eq_ignore_ascii_case(name))
         .ok_or_else(|| Failure::answer(response::SYSTEM_ERROR, format!("{MESSAGE_TYPE} {name:?} is not known")))

@@ -215,14 +215,7 @@ fn the_bytes_of_an_assignment_do_not_change() {
 
 #[test]
 fn every_kind_of_topic_has_its_byte() {
-    let kinds = [
-        TopicKind::Unspecified,
-        TopicKind::Normal,
-        TopicKind::Fifo,
-        TopicKind::Delay,
-        TopicKind::Transaction,
-    ];
-    for (kind, byte) in kinds.into_iter().zip(0..) {
+    for (kind, byte) in TopicKind::ALL.into_iter().zip(0..) {
         let mut config = TopicConfig::new("T", 1);
         config.kind = kind;
         let command = assign(config, Vec::new());
