@@ -71,6 +71,11 @@ impl Check {
             .collect()
     }
 
+    fn founders(&self) -> Vec<u64> {
+        let groups = self.state.metadata.groups.values();
+        groups.map(|group| group.founder).collect()
+    }
+
     fn queues(&self, topic: &str) -> Vec<u16> {
         let queues = &self.state.metadata.topics[topic].queues;
         queues.iter().map(|segments| segments[0].group).collect()
@@ -232,24 +237,15 @@ fn a_policy_leads_to_groups() {
 fn a_lost_disk_renews_the_replicas_of_its_node() {
     let mut check = Check::with_groups();
     assert_eq!(check.replicas("n2"), [2, 4, 9]);
-    let founders: Vec<u64> = check
-        .state
-        .metadata
-        .groups
-        .values()
-        .map(|group| group.founder)
-        .collect();
+    let founders = check.founders();
     check.done(register("n2", "w"));
     assert_eq!(check.replicas("n2"), [10, 11, 12]);
     assert_eq!(check.state.metadata.groups[&1].members[1].id, 10, "in place");
-    let after: Vec<u64> = check
-        .state
-        .metadata
-        .groups
-        .values()
-        .map(|group| group.founder)
-        .collect();
-    assert_eq!(after, founders, "nobody may found a group in a lost founder's place");
+    assert_eq!(
+        check.founders(),
+        founders,
+        "nobody may found a group in a lost founder's place"
+    );
     check.unchanged(register("n2", "w"));
     check.done(register("n2", "v"));
     assert_eq!(check.replicas("n2"), [13, 14, 15]);
