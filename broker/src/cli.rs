@@ -31,9 +31,9 @@ enum Command {
     /// Start a whole cluster in this process, on loopback.
     Standalone(serve::StandaloneArgs),
     /// Start one controller of a cluster.
-    Controller(serve::ControllerArgs),
+    Controller(serve::ServerArgs),
     /// Start one node of a cluster.
-    Broker(serve::BrokerArgs),
+    Broker(serve::ServerArgs),
     /// Check a configuration file and report everything that is wrong with it.
     Validate(serve::ValidateArgs),
     /// Look at a running cluster and change it, through any of its nodes.
@@ -67,8 +67,8 @@ impl Cli {
             .init();
         match self.command {
             Command::Standalone(args) => args.run(),
-            Command::Controller(args) => args.run(),
-            Command::Broker(args) => args.run(),
+            Command::Controller(args) => args.run_controller(),
+            Command::Broker(args) => args.run_broker(),
             Command::Validate(args) => args.run(),
             Command::Admin(args) => args.run(),
             Command::Produce(args) => args.run(),

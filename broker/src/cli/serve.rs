@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
 use crate::config::controller::ControllerPorts;
-use crate::config::load::to_toml;
+use crate::config::load::{Loadable, to_toml};
 use crate::config::{ControllerSettings, Overrides, Ports, Settings, load};
 use crate::controller_process::{ControllerListeners, ControllerProcess, Options};
 use crate::node::{Listeners, Node};
@@ -42,22 +42,9 @@ pub struct StandaloneArgs {
     advertise: String,
 }
 
-/// Start one node.
+/// Where the settings of a node or a controller come from.
 #[derive(Debug, Args)]
-pub struct BrokerArgs {
-    /// Configuration file.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Print the settings that file, environment and flags give, and stop.
-    #[arg(long)]
-    print_config: bool,
-    #[command(flatten)]
-    flags: Flags,
-}
-
-/// Start one controller.
-#[derive(Debug, Args)]
-pub struct ControllerArgs {
+pub struct ServerArgs {
     /// Configuration file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -141,25 +128,22 @@ fn is_of_controller(text: &str) -> bool {
         || ports.is_some_and(|ports| ports.contains_key("controller"))
 }
 
-impl BrokerArgs {
-    pub(super) fn run(self) -> anyhow::Result<()> {
-        let settings: Settings = load(self.config.as_deref(), &self.flags.overrides())?;
-        if self.print_config {
-            print!("{}", to_toml(&settings));
-            return Ok(());
-        }
-        runtime()?.block_on(run_broker(settings))
+impl ServerArgs {
+    pub(super) fn run_broker(self) -> anyhow::Result<()> {
+        self.serve(run_broker)
     }
-}
 
-impl ControllerArgs {
-    pub(super) fn run(self) -> anyhow::Result<()> {
-        let settings: ControllerSettings = load(self.config.as_deref(), &self.flags.overrides())?;
+    pub(super) fn run_controller(self) -> anyhow::Result<()> {
+        self.serve(run_controller)
+    }
+
+    fn serve<S: Loadable>(self, run: impl AsyncFnOnce(S) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let settings: S = load(self.config.as_deref(), &self.flags.overrides())?;
         if self.print_config {
             print!("{}", to_toml(&settings));
             return Ok(());
         }
-        runtime()?.block_on(run_controller(settings))
+        runtime()?.block_on(run(settings))
     }
 }
 
