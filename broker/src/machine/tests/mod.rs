@@ -108,6 +108,14 @@ impl Node {
             .unwrap()
     }
 
+    /// The folder of a node that applied this log, was flushed and closed.
+    fn closed(root: &TempDir, log: &[Vec<Bytes>]) -> PathBuf {
+        let mut node = Self::open(root.path().join("n"));
+        node.apply_all(log);
+        node.machine.flush().unwrap();
+        node.folder
+    }
+
     fn apply_all(&mut self, log: &[Vec<Bytes>]) {
         let applied = self.machine.applied().map_or(0, |applied| applied.index as usize);
         for entry in &log[applied..] {

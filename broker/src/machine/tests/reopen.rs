@@ -129,11 +129,7 @@ fn a_damaged_state_is_set_aside_and_a_checkpoint_takes_its_place() {
 #[test]
 fn a_state_without_its_head_is_not_taken_for_a_new_one() {
     let root = tempfile::tempdir().unwrap();
-    let folder = root.path().join("n");
-    let mut node = Node::open(folder.clone());
-    node.apply_all(&sample_log());
-    node.machine.flush().unwrap();
-    drop(node);
+    let folder = Node::closed(&root, &sample_log());
     fs::remove_file(folder.join("live/CURRENT")).unwrap();
     let node = Node::open(folder.clone());
     assert_eq!(node.machine.applied().map(|applied| applied.index), Some(19));

@@ -70,11 +70,7 @@ fn a_snapshot_that_cannot_be_opened_leaves_the_state_as_it_was() {
 #[test]
 fn a_crash_between_the_renames_of_a_restore_leaves_one_whole_state() {
     let root = tempfile::tempdir().unwrap();
-    let folder = root.path().join("n");
-    let mut node = Node::open(folder.clone());
-    node.apply_all(&sample_log());
-    node.machine.flush().unwrap();
-    drop(node);
+    let folder = Node::closed(&root, &sample_log());
     fs::rename(folder.join("live"), folder.join("live.old")).unwrap();
     copy_folder(&folder.join("live.old"), &folder.join("live.new")).unwrap();
     let node = Node::open(folder.clone());
