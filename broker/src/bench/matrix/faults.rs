@@ -22,45 +22,48 @@ const REQUEST_TIMEOUT_MS: u64 = 500;
 const IDLE_TOPICS: usize = 1000;
 const IDLE_CLIENTS: usize = 100;
 
-/// The leader is killed.
-pub(super) fn killed_leader(cluster: &mut Cluster, trials: usize) -> anyhow::Result<Row> {
+/// What every trial measures with the node that leads then, once all nodes have caught up with the one before.
+fn gaps_of(
+    cluster: &mut Cluster,
+    trials: usize,
+    mut trial: impl FnMut(&mut Cluster, usize) -> anyhow::Result<Duration>,
+) -> anyhow::Result<Vec<f64>> {
     let mut gaps = Vec::new();
     for _ in 0..trials.max(1) {
         let leader = cluster.leader()?;
-        let gap = gap_of(cluster, leader, |cluster| cluster.kill(leader))?;
-        eprintln!("  {:.0} ms", gap.as_secs_f64() * 1e3);
-        gaps.push(gap.as_secs_f64() * 1e3);
-        cluster.start_missing()?;
+        let gap_ms = trial(cluster, leader)?.as_secs_f64() * 1e3;
+        eprintln!("  {gap_ms:.0} ms");
+        gaps.push(gap_ms);
         cluster.wait_until_caught_up()?;
     }
+    Ok(gaps)
+}
+
+/// The leader is killed.
+pub(super) fn killed_leader(cluster: &mut Cluster, trials: usize) -> anyhow::Result<Row> {
+    let gaps = gaps_of(cluster, trials, |cluster, leader| {
+        let gap = gap_of(cluster, leader, |cluster| cluster.kill(leader))?;
+        cluster.start_missing()?;
+        Ok(gap)
+    })?;
     Ok(Row::new("F1", "ms", Goal::AtMost(300.0), gaps))
 }
 
 /// The leader says nothing more, but its connections stay.
 pub(super) fn silent_leader(cluster: &mut Cluster, trials: usize) -> anyhow::Result<Row> {
-    let mut gaps = Vec::new();
-    for _ in 0..trials.max(1) {
-        let leader = cluster.leader()?;
+    let gaps = gaps_of(cluster, trials, |cluster, leader| {
         let gap = gap_of(cluster, leader, |cluster| cluster.pause(leader, true));
         cluster.pause(leader, false)?;
-        let gap = gap?;
-        eprintln!("  {:.0} ms", gap.as_secs_f64() * 1e3);
-        gaps.push(gap.as_secs_f64() * 1e3);
-        cluster.wait_until_caught_up()?;
-    }
+        gap
+    })?;
     Ok(Row::new("F2", "ms", Goal::AtMost(1000.0), gaps))
 }
 
 /// Leadership is handed to another node while messages are sent.
 pub(super) fn planned_transfer(cluster: &mut Cluster, trials: usize) -> anyhow::Result<Row> {
-    let mut gaps = Vec::new();
-    for _ in 0..trials.max(1) {
-        let leader = cluster.leader()?;
-        let gap = gap_of(cluster, leader, |cluster| cluster.transfer_leader((leader + 1) % 3))?;
-        eprintln!("  {:.0} ms", gap.as_secs_f64() * 1e3);
-        gaps.push(gap.as_secs_f64() * 1e3);
-        cluster.wait_until_caught_up()?;
-    }
+    let gaps = gaps_of(cluster, trials, |cluster, leader| {
+        gap_of(cluster, leader, |cluster| cluster.transfer_leader((leader + 1) % 3))
+    })?;
     Ok(Row::new("F3", "ms", Goal::AtMost(50.0), gaps))
 }
 
