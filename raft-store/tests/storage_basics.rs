@@ -295,19 +295,24 @@ fn another_group_is_refused() {
     });
 }
 
-async fn snapshot(log: &CommitLog<SimulatedDisk>, disk: &SimulatedDisk, upto: LogId) -> Vec<LinkedFile> {
-    disk.create_folder(Path::new("/snapshot")).await.unwrap();
-    log.link_files(Path::new("/snapshot"), upto).await.unwrap()
-}
-
-/// As a receiver has them: cut to the length of the snapshot.
-fn transfer(from: &SimulatedDisk, to: &SimulatedDisk, files: &[LinkedFile]) {
-    for file in files {
-        let mut bytes = from.content(&Path::new("/snapshot").join(&file.name)).unwrap();
+/// A log of 199 entries, and the files of its snapshot up to one of them as a receiver has them: cut to the length of
+/// the snapshot.
+async fn staged(
+    source: &SimulatedDisk,
+    target: &SimulatedDisk,
+    index: u64,
+) -> (CommitLog<SimulatedDisk>, LogId, Vec<LinkedFile>) {
+    let from = filled(source, 200).await;
+    let upto = LogId::new(term(index), index);
+    source.create_folder(Path::new("/snapshot")).await.unwrap();
+    let files = from.link_files(Path::new("/snapshot"), upto).await.unwrap();
+    for file in &files {
+        let mut bytes = source.content(&Path::new("/snapshot").join(&file.name)).unwrap();
         bytes.truncate(file.bytes as usize);
         assert_eq!(bytes.len() as u64, file.bytes);
-        to.put(&Path::new("/staged").join(&file.name), bytes);
+        target.put(&Path::new("/staged").join(&file.name), bytes);
     }
+    (from, upto, files)
 }
 
 #[test]
@@ -315,11 +320,8 @@ fn a_snapshots_files_become_the_log() {
     let mut driver = Driver::new();
     let (source, target) = (driver.disk(), driver.disk());
     driver.run(async {
-        let from = filled(&source, 200).await;
-        let upto = LogId::new(term(150), 150);
-        let files = snapshot(&from, &source, upto).await;
+        let (from, upto, files) = staged(&source, &target, 150).await;
         assert!(files.len() > 2 && files.iter().all(|file| file.bytes > FILE_HEADER_BYTES));
-        transfer(&source, &target, &files);
         let log = open(&target, FILE_BYTES, None).await.unwrap();
         append(&log, records(1, 1..20)).await.unwrap();
         log.install(Path::new("/staged"), &files, upto).await.unwrap();
@@ -347,10 +349,7 @@ fn a_log_that_holds_the_snapshots_end_keeps_its_later_entries() {
     let mut driver = Driver::new();
     let (source, target) = (driver.disk(), driver.disk());
     driver.run(async {
-        let from = filled(&source, 200).await;
-        let upto = LogId::new(term(100), 100);
-        let files = snapshot(&from, &source, upto).await;
-        transfer(&source, &target, &files);
+        let (_from, upto, files) = staged(&source, &target, 100).await;
         let log = filled(&target, 160).await;
         log.install(Path::new("/staged"), &files, upto).await.unwrap();
         assert_eq!(log.purged(), Some(upto));
@@ -363,10 +362,7 @@ fn damaged_or_foreign_staged_files_are_refused_and_the_log_goes_on() {
     let mut driver = Driver::new();
     let (source, target) = (driver.disk(), driver.disk());
     driver.run(async {
-        let from = filled(&source, 200).await;
-        let upto = LogId::new(term(150), 150);
-        let files = snapshot(&from, &source, upto).await;
-        transfer(&source, &target, &files);
+        let (_from, upto, files) = staged(&source, &target, 150).await;
         let log = filled(&target, 20).await;
         let path = Path::new("/staged").join(&files[1].name);
         let mut bytes = target.content(&path).unwrap();
