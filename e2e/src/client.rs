@@ -146,6 +146,27 @@ impl Client {
         expect(&self.call(request)?, &[SUCCESS])
     }
 
+    /// Sends so many messages to every queue, which continue where it ended, and stores a consumer offset halfway into
+    /// them.
+    pub fn fill(&mut self, topic: &str, queues: u32, group: &str, messages: i64, what: &str) -> Result<()> {
+        for queue in 0..queues {
+            let end = self.max_offset(topic, queue)?;
+            for number in 0..messages {
+                let offset = self.send(topic, queue, &format!("{what} queue {queue} number {number}"))?;
+                ensure!(offset == end + number, "offset {offset} where {} is next", end + number);
+            }
+            self.set_consumer_offset(group, topic, queue, end + messages / 2)?;
+        }
+        Ok(())
+    }
+
+    /// What a consumer group sees here: all messages, and its consumer offset in each queue.
+    pub fn view(&mut self, topic: &str, queues: u32, group: &str) -> Result<(Dump, Vec<Option<i64>>)> {
+        let offsets = (0..queues).map(|queue| self.consumer_offset(group, topic, queue));
+        let offsets = offsets.collect::<Result<_>>()?;
+        Ok((self.dump(topic, queues)?, offsets))
+    }
+
     /// Reads every message of every queue that was in the topic when the read began.
     pub fn dump(&mut self, topic: &str, queues: u32) -> Result<Dump> {
         let mut dump = BTreeMap::new();

@@ -37,29 +37,14 @@ fn replicas(cluster: &Cluster, node: usize) -> Result<BTreeMap<String, BTreeMap<
     groups.collect()
 }
 
-/// Sends to every queue and moves the consumer offsets, through one node.
 fn send(cluster: &Cluster, node: usize, what: &str) -> Result<()> {
-    let mut client = cluster.client(node)?;
-    for queue in 0..QUEUES {
-        let end = client.max_offset(TOPIC, queue)?;
-        for number in 0..MESSAGES {
-            let offset = client.send(TOPIC, queue, &format!("{what} {number}"))?;
-            ensure!(offset == end + number, "offset {offset} where {} is next", end + number);
-        }
-        client.set_consumer_offset(GROUP, TOPIC, queue, end + MESSAGES / 2)?;
-    }
-    Ok(())
+    cluster.client(node)?.fill(TOPIC, QUEUES, GROUP, MESSAGES, what)
 }
 
-/// What a client sees at one node.
 fn view(cluster: &Cluster, node: usize) -> (Dump, Vec<Option<i64>>) {
-    let read = || -> Result<_> {
-        let mut client = cluster.client(node)?;
-        let offsets = (0..QUEUES).map(|queue| client.consumer_offset(GROUP, TOPIC, queue));
-        let offsets = offsets.collect::<Result<_>>()?;
-        Ok((client.dump(TOPIC, QUEUES)?, offsets))
-    };
-    read().unwrap_or_else(|error| panic!("read at node {node}: {error:#}"))
+    let client = cluster.client(node);
+    let read = client.and_then(|mut client| client.view(TOPIC, QUEUES, GROUP));
+    read.unwrap_or_else(|error| panic!("read at node {node}: {error:#}"))
 }
 
 /// Kills a node, goes on without it, gives it an empty disk, and waits until it is a full member again.

@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use flotilla_e2e::client::Client;
+use anyhow::Result;
 use flotilla_e2e::cluster::Cluster;
 use flotilla_e2e::history::Dump;
 use flotilla_e2e::wait;
@@ -14,29 +13,14 @@ const QUEUES: u32 = 4;
 const GROUP: &str = "restart-group";
 const CATCH_UP: Duration = Duration::from_secs(30);
 
-/// Sends so many messages to every queue and checks that they continue where the queue ended.
-fn send(client: &mut Client, round: usize, count: i64) -> Result<()> {
-    for queue in 0..QUEUES {
-        let end = client.max_offset(TOPIC, queue)?;
-        for number in 0..count {
-            let offset = client.send(TOPIC, queue, &format!("round {round} queue {queue} number {number}"))?;
-            ensure!(offset == end + number, "offset {offset} where {} is next", end + number);
-        }
-        client.set_consumer_offset(GROUP, TOPIC, queue, end + count / 2)?;
-    }
-    Ok(())
+fn send(cluster: &Cluster, node: usize, round: usize, messages: i64) -> Result<()> {
+    cluster
+        .client(node)?
+        .fill(TOPIC, QUEUES, GROUP, messages, &format!("round {round}"))
 }
 
-fn consumer_offsets(client: &mut Client) -> Result<Vec<Option<i64>>> {
-    (0..QUEUES)
-        .map(|queue| client.consumer_offset(GROUP, TOPIC, queue))
-        .collect()
-}
-
-/// What a client on one node sees.
 fn view(cluster: &Cluster, node: usize) -> Result<(Dump, Vec<Option<i64>>)> {
-    let mut client = cluster.client(node)?;
-    Ok((client.dump(TOPIC, QUEUES)?, consumer_offsets(&mut client)?))
+    cluster.client(node)?.view(TOPIC, QUEUES, GROUP)
 }
 
 /// Subscription groups are created on first use: by a heartbeat, or by the offset itself when the node allows it.
@@ -55,7 +39,7 @@ fn one_node_comes_back_with_everything_it_acknowledged() {
     let mut cluster = Cluster::start(1).expect("the node starts");
     prepare(&cluster).expect("topic");
     for round in 0..6 {
-        send(&mut cluster.client(0).expect("connect"), round, 25).expect("send");
+        send(&cluster, 0, round, 25).expect("send");
         let before = view(&cluster, 0).expect("read");
         if round % 2 == 0 {
             cluster.kill(0).expect("kill");
@@ -74,7 +58,7 @@ fn three_nodes_restarted_in_turn_stay_alike() {
     let mut cluster = Cluster::start(3).expect("three nodes start");
     prepare(&cluster).expect("topic");
     for round in 0..3 {
-        send(&mut cluster.client((round + 1) % 3).expect("connect"), round, 20).expect("send");
+        send(&cluster, (round + 1) % 3, round, 20).expect("send");
         cluster.terminate(round).expect("planned stop");
         let other = (round + 2) % 3;
         // Leadership was handed over, so the others go on at once.
