@@ -138,26 +138,50 @@ fn a_cluster_is_looked_at_and_changed_from_a_shell() {
     fails("admin --http 127.0.0.1:1 topics", 1, &["127.0.0.1:1"]);
 }
 
-/// A folder for one configuration file: its path, and how to write it.
-fn file(name: &str) -> (tempfile::TempDir, String, impl Fn(&str)) {
-    let folder = tempfile::tempdir().expect("folder");
-    let file = folder.path().join(name);
-    let path = file.display().to_string();
-    (folder, path, move |text: &str| {
-        std::fs::write(&file, text).expect("write")
-    })
+/// A configuration file in a folder of its own, of what this command starts.
+struct ConfigFile {
+    command: &'static str,
+    path: String,
+    _folder: tempfile::TempDir,
+}
+
+impl ConfigFile {
+    fn of(command: &'static str) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        Self {
+            command,
+            path: folder.path().join("server.toml").display().to_string(),
+            _folder: folder,
+        }
+    }
+
+    /// With this text it is valid for a `kind`.
+    fn is_valid(&self, kind: &str, text: &str) {
+        std::fs::write(&self.path, text).expect("write");
+        let path = &self.path;
+        let said = succeeds(&format!("validate {path}"), "");
+        assert_eq!(said, format!("{path}: valid for a {kind}\n"));
+    }
+
+    /// With this text it is neither valid nor started with, and both say all of this.
+    fn is_refused(&self, text: &str, says: &[&str]) {
+        std::fs::write(&self.path, text).expect("write");
+        for command in ["validate", &format!("{} --config", self.command)] {
+            fails(&format!("{command} {}", self.path), 1, says);
+        }
+    }
 }
 
 #[test]
 fn a_node_s_configuration_is_checked_and_every_bad_key_is_named() {
-    let (_folder, path, write) = file("n1.toml");
-    let validate = format!("validate {path}");
+    let file = ConfigFile::of("broker");
     let controllers = "controllers = [\"c1.example.net:9878\", \"c2.example.net:9878\"]\n";
-    write(&format!(
-        "node = \"n1\"\ndata = \"/var/lib/flotilla\"\nlisten = \"0.0.0.0\"\n{controllers}"
-    ));
-    assert_eq!(succeeds(&validate, ""), format!("{path}: valid for a node\n"));
-    write("node = \"n 3\"\nlisten = \"here\"\ncolour = 1\ncontrollers = [\"c1\"]\n[policy]\nelection_min_ms = 50\n");
+    file.is_valid(
+        "node",
+        &format!("node = \"n1\"\ndata = \"/var/lib/flotilla\"\nlisten = \"0.0.0.0\"\n{controllers}"),
+    );
+    let text =
+        "node = \"n 3\"\nlisten = \"here\"\ncolour = 1\ncontrollers = [\"c1\"]\n[policy]\nelection_min_ms = 50\n";
     let bad = [
         "node: ",
         "listen: `here`",
@@ -165,32 +189,29 @@ fn a_node_s_configuration_is_checked_and_every_bad_key_is_named() {
         "controllers: ",
         "policy.election_min_ms: ",
     ];
-    fails(&validate, 1, &bad);
-    write("listen = \"0.0.0.0\"\n");
-    fails(&validate, 1, &["controllers: "]);
-    write("[ports]\nhttp = \"x\"\nremoting = 99999\n[log]\nflush = \"never\"\n");
-    for command in [&validate, &format!("broker --config {path}")] {
-        fails(command, 1, &["ports.http: ", "ports.remoting: ", "log.flush: "]);
-    }
-    write("node =\n");
-    fails(&validate, 1, &["line 1"]);
-    std::fs::remove_file(&path).expect("remove");
-    fails(&validate, 1, &[&path]);
+    file.is_refused(text, &bad);
+    file.is_refused("listen = \"0.0.0.0\"\n", &["controllers: "]);
+    file.is_refused(
+        "[ports]\nhttp = \"x\"\nremoting = 99999\n[log]\nflush = \"never\"\n",
+        &["ports.http: ", "ports.remoting: ", "log.flush: "],
+    );
+    file.is_refused("node =\n", &["line 1"]);
+    std::fs::remove_file(&file.path).expect("remove");
+    fails(&format!("validate {}", file.path), 1, &[&file.path]);
 }
 
 #[test]
 fn a_controller_s_configuration_is_checked_and_every_bad_key_is_named() {
-    let (_folder, path, write) = file("c1.toml");
-    let validate = format!("validate {path}");
+    let file = ConfigFile::of("controller");
     let peers = "peers = [\"c1=c1.example.net:9878\", \"c2=c2.example.net:9878\", \"c3=c3.example.net:9878\"]\n";
-    write(&format!(
-        "node = \"c1\"\ncluster = \"orders\"\n{peers}[policy]\nreplicas = 3\n"
-    ));
-    assert_eq!(succeeds(&validate, ""), format!("{path}: valid for a controller\n"));
-    write(&format!(
+    file.is_valid(
+        "controller",
+        &format!("node = \"c1\"\ncluster = \"orders\"\n{peers}[policy]\nreplicas = 3\n"),
+    );
+    let text = format!(
         "node = \"c9\"\ncluster = \"or ders\"\nlisten = \"here\"\ncolour = 1\n{peers}\
          [ports]\nhttp = 9878\n[policy]\nreplicas = 0\ngroups_per_node = 0\n"
-    ));
+    );
     let bad = [
         "`c9`",
         "cluster: ",
@@ -200,7 +221,5 @@ fn a_controller_s_configuration_is_checked_and_every_bad_key_is_named() {
         "policy.replicas: ",
         "policy.groups_per_node: ",
     ];
-    for command in [&validate, &format!("controller --config {path}")] {
-        fails(command, 1, &bad);
-    }
+    file.is_refused(&text, &bad);
 }
