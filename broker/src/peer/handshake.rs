@@ -235,6 +235,9 @@ async fn read_text<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn hello(channel: Channel) -> Hello {
@@ -284,6 +287,61 @@ mod tests {
         let (mut dialler, mut listener) = tokio::io::duplex(256);
         dialler.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
         assert_eq!(Hello::receive(&mut listener).await.unwrap(), Err(Refusal::Magic));
+    }
+
+    /// What `bytes` say, where nothing more will come.
+    fn received(mut bytes: &[u8]) -> Option<Result<Hello, Refusal>> {
+        Hello::receive(&mut bytes).now_or_never().expect("all is there").ok()
+    }
+
+    /// What a dialler writes.
+    fn written(hello: &Hello) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut stream = tokio::io::join(&[0_u8, 0][..], &mut bytes);
+        hello.send(&mut stream).now_or_never().expect("all is there").unwrap();
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_hello_or_refused(
+            start in prop::sample::select(vec![&b""[..], b"FLTP", b"FLTP\0\x01", b"FLTP\0\x01\x10"]),
+            rest in prop::collection::vec(any::<u8>(), 0..600),
+        ) {
+            let bytes = [start, &rest].concat();
+            let magic = bytes.starts_with(b"FLTP");
+            match received(&bytes) {
+                Some(Ok(hello)) => prop_assert!(bytes.starts_with(&written(&hello))),
+                Some(Err(refusal)) => {
+                    prop_assert_eq!(refusal, if magic { Refusal::Version } else { Refusal::Magic });
+                }
+                None => prop_assert!(magic || bytes.len() < 4),
+            }
+        }
+
+        #[test]
+        fn a_damaged_hello_is_read_as_it_stands_or_refused(
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let mut bytes = written(&hello(Channel::Calls));
+            for (place, byte) in damage {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+            if let Some(Ok(hello)) = received(&bytes) {
+                prop_assert!(bytes.starts_with(&written(&hello)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_hello_cut_short_is_none() {
+        let sent = hello(Channel::Calls);
+        let bytes = written(&sent);
+        for end in 0..bytes.len() {
+            assert_eq!(received(&bytes[..end]), None, "cut at {end}");
+        }
+        assert_eq!(received(&bytes), Some(Ok(sent)));
     }
 
     #[test]

@@ -219,6 +219,8 @@ pub fn message_of(frame: &Bytes) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn header() -> AppendHeader<'static> {
@@ -309,6 +311,44 @@ mod tests {
             let frame = header.frame(&[5; STORED_MESSAGE_BYTES_MIN]);
             for end in 0..frame.len() {
                 assert_eq!(Append::parse(&frame[..end]).err(), Some(Malformed), "cut at {end}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_append_is_read_as_it_stands_or_refused(
+            is_marked in any::<bool>(),
+            damage in prop::collection::vec((0..80_usize, any::<u8>()), 0..4),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let header = if is_marked { marked(true) } else { header() };
+            let mut frame = header.frame(&[5; 2 * STORED_MESSAGE_BYTES_MIN]).to_vec();
+            for (place, byte) in damage {
+                frame[place] = byte;
+            }
+            if let Some(cut) = cut {
+                frame.truncate(cut.index(frame.len()));
+            }
+            let frame = Bytes::from(frame);
+            if let Ok(append) = Append::parse(&frame) {
+                let message = message_of(&frame);
+                prop_assert_eq!(message.as_deref(), Some(append.message));
+                let mut keys = KeyHashes::none();
+                append.keys().for_each(|key| keys.push(key));
+                let again = AppendHeader {
+                    topic: append.topic,
+                    queue: append.queue,
+                    generation: append.generation,
+                    tag_hash: append.tag_hash,
+                    store_time: append.store_time,
+                    keys,
+                    mark: append.mark,
+                };
+                // Bytes of the message taken for keys are alike, and nothing writes a key twice.
+                if keys.as_slice().len() == append.keys().count() {
+                    prop_assert_eq!(again.frame(append.message), frame);
+                }
             }
         }
     }

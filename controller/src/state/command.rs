@@ -170,11 +170,12 @@ fn are_attributes(attributes: &BTreeMap<String, String>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    #[test]
-    fn commands_survive_their_frames() {
-        let commands = [
+    fn some_commands() -> Vec<Command> {
+        vec![
             Command::Found {
                 name: "c".to_owned(),
                 id: "00ff".to_owned(),
@@ -201,8 +202,31 @@ mod tests {
                 if_absent: false,
             },
             Command::DeleteTopic { name: "t".to_owned() },
-        ];
-        for command in commands {
+            Command::SetPolicy {
+                policy: Policy::default(),
+            },
+            Command::PutController {
+                name: "c1".to_owned(),
+                address: "h:9878".to_owned(),
+                volume: "v".to_owned(),
+            },
+            Command::RegisterNode {
+                name: "n1".to_owned(),
+                volume: "v".to_owned(),
+                zone: "z".to_owned(),
+                peer: "h:10912".to_owned(),
+            },
+            Command::DeleteSubscriptionGroup { name: "g".to_owned() },
+            Command::PreferLeader {
+                group: 1,
+                node: "n1".to_owned(),
+            },
+        ]
+    }
+
+    #[test]
+    fn commands_survive_their_frames() {
+        for command in some_commands() {
             let frame = command.encode();
             assert_eq!(frame[0], VERSION);
             assert_eq!(Command::decode(&frame), Ok(command));
@@ -233,6 +257,23 @@ mod tests {
         assert_eq!(Command::decode(&later), Err(Malformed));
         assert_eq!(Command::decode(b"\x01{\"unknown\":{}}"), Err(Malformed));
         assert_eq!(Command::decode(b"\x01\xff\xfe"), Err(Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_command_is_refused_or_read_as_what_would_be_written(
+            number in 0..some_commands().len(),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let mut frame = some_commands()[number].encode().to_vec();
+            for (place, byte) in damage {
+                let place = place.index(frame.len());
+                frame[place] = byte;
+            }
+            if let Ok(command) = Command::decode(&frame) {
+                prop_assert_eq!(Command::decode(&command.encode()), Ok(command));
+            }
+        }
     }
 
     #[test]

@@ -328,6 +328,38 @@ mod tests {
     }
 
     #[test]
+    fn no_byte_in_any_place_makes_a_reader_panic() {
+        type Reply = Response<TokioRuntime, u8>;
+        let id = || Some(convert::engine_log_id(crate::log_id::LogId::new(3, 8)));
+        let transfer = TransferLeaderRequest::<Types<TokioRuntime, u8>>::new(EngineVote::new_committed(3, 2), 5, id());
+        let vote = VoteRequest::<Types<TokioRuntime, u8>>::new(EngineVote::new(3, 2), id());
+        let frames = [
+            Bytes::from(frame()),
+            encode_vote(&vote, false),
+            encode_vote(&vote, true),
+            encode_transfer(&transfer),
+            encode_response(&Reply::Appended(Ok(id()))),
+            encode_response(&Reply::Appended(Err(StreamAppendError::HigherVote(EngineVote::new(
+                3, 2,
+            ))))),
+            encode_response(&Reply::Voted(VoteResponse::new(EngineVote::new(3, 2), id(), true))),
+            encode_response(&Reply::Refused("not now".to_owned())),
+        ];
+        for frame in frames {
+            for place in 0..frame.len() {
+                for byte in 0..=u8::MAX {
+                    let mut damaged = frame.to_vec();
+                    damaged[place] = byte;
+                    let damaged = Bytes::from(damaged);
+                    // Whichever side reads it.
+                    let _ = decode_request::<TokioRuntime, u8>(damaged.clone());
+                    let _ = decode_response::<TokioRuntime, u8>(damaged);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_flipped_payload_bit_is_refused() {
         let mut frame = frame();
         *frame.last_mut().unwrap() ^= 1;
