@@ -15,6 +15,7 @@ pub mod message;
 pub mod offset;
 pub mod propose;
 pub mod pull;
+mod pull_request;
 pub mod pull_result;
 pub mod send;
 pub mod send_properties;
