@@ -26,7 +26,6 @@ use flotilla_raft_store::identity::GroupIdentity;
 use flotilla_raft_store::runtime::TokioRuntime;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -34,9 +33,10 @@ use crate::config::{ControllerSettings, Member, Policy as NodePolicy, Ports, Set
 use crate::controllers::Controllers;
 use crate::http;
 use crate::metrics::Metrics;
-use crate::node::{BoundPorts, Broker, bind, join_all_tasks, metadata_copy, spawn_common};
+use crate::node::{BoundPorts, Broker, bind, metadata_copy, spawn_common};
 use crate::peer::{PeerTransport, Peers, serve_peers};
 use crate::server::serve_remoting;
+use crate::tasks::Tasks;
 use crate::volume::{Opened, Owner, Role, Volume};
 use server::Server;
 
@@ -88,8 +88,8 @@ pub struct ControllerProcess {
     feed: Arc<Feed>,
     stop_clients: watch::Sender<bool>,
     stop_all: watch::Sender<bool>,
-    clients: JoinSet<()>,
-    tasks: JoinSet<()>,
+    clients: Tasks,
+    tasks: Tasks,
     /// Keeps the folder locked while the controller runs.
     _volume: Volume,
 }
@@ -150,7 +150,7 @@ impl ControllerProcess {
         let others = Controllers::new(&settings.node, &addresses, [0; 16], metrics.clone());
         let server = Arc::new(Server::new(&settings, &volume, members.clone(), feed.clone()));
         let (stop_clients, stop_all) = (watch::Sender::new(false), watch::Sender::new(false));
-        let mut tasks = JoinSet::new();
+        let mut tasks = Tasks::default();
         tasks.spawn(serve_peers(
             listeners.controller,
             metrics.clone(),
@@ -211,7 +211,7 @@ impl ControllerProcess {
             feed,
             stop_clients,
             stop_all,
-            clients: JoinSet::new(),
+            clients: Tasks::default(),
             tasks,
             _volume: volume,
         };
@@ -276,20 +276,26 @@ impl ControllerProcess {
         &self.feed
     }
 
-    /// Returns when the replica closed itself, with the reason.
-    pub async fn closed(&self) -> String {
-        self.group.closed().await
+    /// Returns when this process must end, with the reason: its replica closed itself, or something else without which
+    /// it is of no use stopped working.
+    pub async fn must_end(&self) -> String {
+        let reason = tokio::select! {
+            reason = self.group.closed() => format!("its replica closed itself: {reason}"),
+            () = self.clients.broken() => "a client port panicked".to_owned(),
+            () = self.tasks.broken() => "a task panicked".to_owned(),
+        };
+        format!("controller {}: {reason}", self.name)
     }
 
     /// Stops in order.
     pub async fn stop(mut self) {
         self.stop_clients.send_replace(true);
-        join_all_tasks(&mut self.clients, "client ports").await;
+        self.clients.join("client ports").await;
         if timeout(CLOSE_MAX, self.group.shutdown()).await.is_err() {
             warn!("the controller's replica did not close in time");
         }
         self.stop_all.send_replace(true);
-        join_all_tasks(&mut self.tasks, "tasks").await;
+        self.tasks.join("tasks").await;
         info!(node_id = self.name, "controller stopped");
     }
 }

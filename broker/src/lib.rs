@@ -35,5 +35,6 @@ pub mod sequences;
 pub mod server;
 pub mod standalone;
 pub mod state;
+pub mod tasks;
 pub mod topic_changes;
 pub mod volume;

@@ -28,7 +28,6 @@ use flotilla_controller::protocol::{Request, Response, Status, cluster_id_bytes}
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -44,13 +43,12 @@ use crate::membership;
 use crate::metrics::Metrics;
 use crate::peer::{NodeInfo, serve_peers};
 use crate::server::serve_remoting;
+use crate::tasks::Tasks;
 use crate::volume::{ClusterLabel, Owner, Role, Volume};
 use introduction::Introduction;
 use metadata_copy::Registration;
 use replica_keeper::ReplicaKeeper;
 
-/// How long tasks are given to end once they were told to.
-const STOP_WAIT_MAX: Duration = Duration::from_secs(15);
 /// How long a planned stop waits for other leaders.
 const HAND_OVER_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a node with a copy of the metadata waits for controllers to say which cluster they are of.
@@ -68,9 +66,9 @@ pub struct Node {
     stop_replicas: watch::Sender<bool>,
     stop_all: watch::Sender<bool>,
     displaced: watch::Sender<bool>,
-    clients: JoinSet<()>,
-    replicas: JoinSet<()>,
-    tasks: JoinSet<()>,
+    clients: Tasks,
+    replicas: Tasks,
+    tasks: Tasks,
 }
 
 impl Node {
@@ -87,7 +85,7 @@ impl Node {
         let stage = Arc::new(OnceLock::new());
         let switch = || watch::Sender::new(false);
         let (leaving, stop_clients, stop_replicas, stop_all) = (switch(), switch(), switch(), switch());
-        let mut tasks = JoinSet::new();
+        let mut tasks = Tasks::default();
         let peering = Arc::new(Peering {
             node: settings.node.clone(),
             broker: stage.clone(),
@@ -141,7 +139,7 @@ impl Node {
         tasks.spawn(membership::expire(broker.clone(), stop()));
 
         // Forwarding comes first: a node that was killed is of use to its clients before its replicas are open.
-        let mut clients = JoinSet::new();
+        let mut clients = Tasks::default();
         for listener in [listeners.remoting, listeners.vip, listeners.name_server] {
             clients.spawn(serve_remoting(listener, broker.clone(), stop_clients.subscribe()));
         }
@@ -150,7 +148,7 @@ impl Node {
         tasks.spawn(introduction.keep(leaving.subscribe(), stop()));
         let mut keeper = ReplicaKeeper::new(broker.clone(), volume);
         keeper.look().await;
-        let mut replicas = JoinSet::new();
+        let mut replicas = Tasks::default();
         replicas.spawn(keeper.run(stop_replicas.subscribe()));
         info!(
             node_id = broker.node,
@@ -172,11 +170,20 @@ impl Node {
         })
     }
 
-    /// Returns when another volume was registered under this node's name: this process must end.
-    pub async fn displaced(&self) {
+    /// Returns when this process must end, with the reason: another volume was registered under the node's name, or
+    /// something without which it is of no use stopped working.
+    pub async fn must_end(&self) -> String {
         let mut displaced = self.displaced.subscribe();
-        // The sender lives as long as the node.
-        let _ = displaced.wait_for(|displaced| *displaced).await;
+        let reason = tokio::select! {
+            // The sender lives as long as the node.
+            _ = displaced.wait_for(|displaced| *displaced) => {
+                "another process registered under its name with another disk"
+            }
+            () = self.clients.broken() => "a client port panicked",
+            () = self.replicas.broken() => "what opens its replicas panicked",
+            () = self.tasks.broken() => "a task panicked",
+        };
+        format!("node {}: {reason}", self.broker.node)
     }
 
     /// What its handlers stand on.
@@ -204,11 +211,11 @@ impl Node {
             self.hand_over().await;
         }
         self.stop_clients.send_replace(true);
-        join_all_tasks(&mut self.clients, "client ports").await;
+        self.clients.join("client ports").await;
         self.stop_replicas.send_replace(true);
-        join_all_tasks(&mut self.replicas, "replicas").await;
+        self.replicas.join("replicas").await;
         self.stop_all.send_replace(true);
-        join_all_tasks(&mut self.tasks, "tasks").await;
+        self.tasks.join("tasks").await;
         info!(node_id = self.broker.node, "stopped");
     }
 
@@ -233,12 +240,7 @@ impl Node {
 }
 
 /// What every process that serves clients does all the time, a node or a controller.
-pub fn spawn_common(
-    tasks: &mut JoinSet<()>,
-    broker: &Arc<Broker>,
-    appeared: AppearedGroups,
-    stop_all: &watch::Sender<bool>,
-) {
+pub fn spawn_common(tasks: &mut Tasks, broker: &Arc<Broker>, appeared: AppearedGroups, stop_all: &watch::Sender<bool>) {
     let stop = || stop_all.subscribe();
     tasks.spawn(metadata_copy::keep_peers(broker.clone(), stop()));
     tasks.spawn(consumer_groups::keep(broker.clone(), appeared, stop()));
@@ -252,15 +254,6 @@ pub fn spawn_common(
         }
     };
     tasks.spawn(broker.peers.clone().probe(heard, stop()));
-}
-
-/// Waits for tasks that were told to stop.
-pub async fn join_all_tasks(tasks: &mut JoinSet<()>, what: &str) {
-    let joined = async { while tasks.join_next().await.is_some() {} };
-    if timeout(STOP_WAIT_MAX, joined).await.is_err() {
-        warn!(what, "did not stop in time");
-        tasks.abort_all();
-    }
 }
 
 /// The cluster that the controllers are of, if it is known to be another one; without an answer the volume's copy counts.

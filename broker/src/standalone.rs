@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use flotilla_controller::metadata;
-use futures_util::future::try_join_all;
+use futures_util::future::{select_all, try_join_all};
 use serde::Serialize;
 use tokio::time::{sleep, timeout};
 
@@ -122,9 +122,13 @@ impl Standalone {
         &self.nodes
     }
 
-    /// Returns when the controller's replica closed itself, with the reason.
-    pub async fn closed(&self) -> String {
-        self.controller.closed().await
+    /// Returns when the process must end, with the reason.
+    pub async fn must_end(&self) -> String {
+        let nodes = select_all(self.nodes.iter().map(|node| Box::pin(node.must_end())));
+        tokio::select! {
+            reason = self.controller.must_end() => reason,
+            (reason, ..) = nodes => reason,
+        }
     }
 
     /// Stops all nodes, one after another so that leadership is handed over while there is somebody to take it.

@@ -199,15 +199,15 @@ async fn run_broker(settings: Settings) -> anyhow::Result<()> {
         "node {name}\n  name server  {}\n  remoting     {} (and {})\n  http         {}\n  peers        {}\nready\n",
         ports.name_server, ports.remoting, ports.vip, ports.http, ports.peer
     ));
-    tokio::select! {
-        () = signals.next() => {}
-        () = node.displaced() => {
-            node.stop(std::future::ready(())).await;
-            bail!("another process registered as node {name} with another disk: this one stops");
+    let reason = tokio::select! {
+        reason = node.must_end() => reason,
+        () = signals.next() => {
+            node.stop(signals.next()).await;
+            return Ok(());
         }
-    }
-    node.stop(signals.next()).await;
-    Ok(())
+    };
+    node.stop(std::future::ready(())).await;
+    bail!(reason)
 }
 
 async fn run_controller(settings: ControllerSettings) -> anyhow::Result<()> {
@@ -228,15 +228,12 @@ async fn run_controller(settings: ControllerSettings) -> anyhow::Result<()> {
         ports.name_server,
         ports.http
     ));
-    let closed = tokio::select! {
-        reason = controller.closed() => Some(reason),
+    let failure = tokio::select! {
+        reason = controller.must_end() => Some(reason),
         () = signals.next() => None,
     };
     controller.stop().await;
-    match closed {
-        Some(reason) => bail!("the controller's replica closed itself: {reason}"),
-        None => Ok(()),
-    }
+    failure.map_or(Ok(()), |reason| bail!(reason))
 }
 
 async fn run_standalone(options: standalone::Options) -> anyhow::Result<()> {
@@ -246,18 +243,15 @@ async fn run_standalone(options: standalone::Options) -> anyhow::Result<()> {
         () = signals.next() => return Ok(()),
     };
     announce(&greeting(&options, &cluster));
-    let closed = tokio::select! {
-        closed = cluster.closed() => Some(closed),
+    let failure = tokio::select! {
+        reason = cluster.must_end() => Some(reason),
         () = signals.next() => None,
     };
     tokio::select! {
         () = cluster.stop() => {}
         () = signals.next() => {}
     }
-    match closed {
-        Some(reason) => bail!("the controller's replica closed itself: {reason}"),
-        None => Ok(()),
-    }
+    failure.map_or(Ok(()), |reason| bail!(reason))
 }
 
 fn greeting(options: &standalone::Options, cluster: &Standalone) -> String {

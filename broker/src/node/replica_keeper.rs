@@ -19,7 +19,6 @@ use flotilla_raft_store::group::{Group, GroupConfig};
 use flotilla_raft_store::identity::GroupIdentity;
 use futures_util::future::join_all;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -30,6 +29,7 @@ use crate::machine::{Machine, MachineSettings};
 use crate::peer::PeerTransport;
 use crate::replica::Replica;
 use crate::server::stopped;
+use crate::tasks::Tasks;
 use crate::topic_changes;
 use crate::volume::{Opened, Volume};
 
@@ -57,17 +57,23 @@ pub struct ReplicaKeeper {
 struct Running {
     replica: Arc<Replica>,
     stop: watch::Sender<bool>,
-    tasks: JoinSet<()>,
+    tasks: Tasks,
 }
 
 impl Running {
+    /// Why it cannot go on, if it cannot.
+    fn closed(&self) -> Option<String> {
+        let broken = self.tasks.is_broken().then(|| "a task of it panicked".to_owned());
+        self.replica.group.status().closed.or(broken)
+    }
+
     async fn close(mut self, broker: &Broker) {
         broker.replicas.remove(self.replica.number);
         self.stop.send_replace(true);
         if timeout(CLOSE_MAX, self.replica.group.shutdown()).await.is_err() {
             warn!(group = self.replica.name, "the replica did not close in time");
         }
-        self.tasks.shutdown().await;
+        self.tasks.end().await;
     }
 }
 
@@ -95,7 +101,7 @@ impl ReplicaKeeper {
         let closed = self
             .running
             .iter()
-            .filter_map(|(number, running)| Some((*number, running.replica.group.status().closed?)));
+            .filter_map(|(number, running)| Some((*number, running.closed()?)));
         let closed: Vec<(u16, String)> = closed.collect();
         for (number, reason) in closed {
             error!(
@@ -163,7 +169,7 @@ impl ReplicaKeeper {
         self.broker.replicas.insert(replica.clone());
         info!(group = group.name, replica = id, "opened a replica");
         let (broker, stop) = (&self.broker, watch::Sender::new(false));
-        let mut tasks = JoinSet::new();
+        let mut tasks = Tasks::default();
         if group.founder == id && !replica.group.is_initialized() {
             tasks.spawn(found(broker.clone(), replica.clone()));
         }
