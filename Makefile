@@ -15,10 +15,10 @@ FUZZ_TARGETS ?= remoting_frame remoting_header stored_message broker_command pee
 # What `make bench` adds, for example BENCH_ARGS="--rows T1,F1".
 BENCH_ARGS ?=
 
-.PHONY: help run build fmt fmt-check lint doc test unit e2e client-view sim fuzz bench verify
+.PHONY: help run build fmt fmt-check lint doc test unit e2e client-view controllers-gone sim fuzz bench verify
 
 help: ## this list
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 run: build ## build and start a whole cluster in one process on this machine
 	$(BIN)/flotilla standalone --data $(DATA) $(RUN_ARGS)
@@ -58,6 +58,11 @@ client-view: ## what official Java clients notice of a killed node: failed sends
 	@.ci/install test
 	$(CARGO) build --release --locked --workspace --bins
 	$(CARGO) test --release --locked --workspace --test client_view -- --ignored --nocapture
+
+controllers-gone: ## ten minutes without controllers: clients go on while nodes die and restart
+	@.ci/install test
+	$(CARGO) build --release --locked --workspace --bins
+	$(CARGO) test --release --locked -p flotilla-e2e --test controllers_gone -- --ignored --nocapture
 
 sim: ## the simulator over many seeds: make sim SEEDS=0..1000
 	$(CARGO) build --release --locked -p flotilla-e2e --bin flotilla-sim
