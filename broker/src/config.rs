@@ -1,6 +1,6 @@
 //! The settings of one node; those of a controller are in [`controller`].
 //!
-//! Both come from a TOML file, then `FLOTILLA_…` environment variables, then flags ([`load`]). Defaults are written
+//! Both come from a TOML file, then `FLOTILLA_…` environment variables, then flags ([`load()`]). Defaults are written
 //! once, in the `Default` implementations.
 
 pub mod controller;
@@ -189,7 +189,7 @@ impl Default for Policy {
 }
 
 impl Settings {
-    /// The address to listen on; checked by [`Settings::validate`].
+    /// The address to listen on; checked when the settings are loaded.
     pub fn listen_address(&self) -> Option<IpAddr> {
         self.listen.parse().ok()
     }

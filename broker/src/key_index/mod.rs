@@ -4,9 +4,9 @@
 //! asks compares the message. Nearly every message has a key of its own, so that a sorted insert for each would cost
 //! more than all the rest of its way into the store. Therefore two stages:
 //!
-//! - *fresh* ([`fresh`]): one record an entry, in the order of the log, with a copy in memory that is searched from
+//! - *fresh* (module `fresh`): one record an entry, in the order of the log, with a copy in memory that is searched from
 //!   end to end;
-//! - *runs* ([`run`]): once there are [`RUN_KEYS`] fresh keys, a thread sorts them into one table that is added to
+//! - *runs* (module `run`): once there are [`RUN_KEYS`] fresh keys, a thread sorts them into one table that is added to
 //!   the store as it is. Runs never overlap, so that the store has nothing to merge; a query asks the filter of
 //!   each whose messages are of its time.
 //!
