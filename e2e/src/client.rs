@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -15,8 +15,8 @@ use flotilla_api::remoting::frame::{self, RemotingCommand};
 use crate::history::{Dump, QueueDump};
 use crate::wait;
 
-/// How long one request may take.
-const CALL: Duration = Duration::from_secs(10);
+/// How long one request may take, unless a test says otherwise.
+pub const CALL: Duration = Duration::from_secs(10);
 /// How long a read of a whole topic may wait for a node that lags behind.
 const CATCH_UP: Duration = Duration::from_secs(30);
 /// Bytes read from the socket at a time.
@@ -48,13 +48,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to a node's remoting port.
+    /// Connects to the remoting port of a node of this machine.
     pub fn connect(port: u16) -> Result<Self> {
-        let address = ("127.0.0.1", port);
-        let stream = TcpStream::connect(address).with_context(|| format!("connect to {address:?}"))?;
+        Self::connect_to(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), CALL)
+    }
+
+    /// Connects to the remoting address of a node; neither that nor a call takes longer than `patience`.
+    pub fn connect_to(address: SocketAddr, patience: Duration) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, patience).with_context(|| format!("connect to {address}"))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(CALL))?;
-        stream.set_write_timeout(Some(CALL))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(Self {
             stream,
             buffer: BytesMut::new(),

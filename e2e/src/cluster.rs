@@ -1,4 +1,4 @@
-//! Real processes on free ports of this machine: controllers and nodes that form one cluster.
+//! Real processes on free ports of this machine, or in a network of their own: controllers and nodes that form one cluster.
 //!
 //! A [`Cluster`] owns a temporary folder (configuration, data, logs) and the processes it starts; it ends no other. When it
 //! is dropped the processes are killed and the folder removed, unless the test is failing: then the folder stays and the end
@@ -11,6 +11,7 @@ mod shape;
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Child;
 
@@ -21,8 +22,10 @@ use tempfile::TempDir;
 pub use controllers::ControllerView;
 pub use shape::Shape;
 
-use crate::client::Client;
+use crate::client::{CALL, Client};
+use crate::host::Host;
 use crate::http::Http;
+use crate::network::Network;
 use crate::ports::{self, ControllerPorts, Ports};
 use crate::process::{Controller, Node, Process, READY};
 use crate::progress;
@@ -40,6 +43,8 @@ pub struct Cluster {
     shape: Shape,
     controllers: Vec<Controller>,
     nodes: Vec<Node>,
+    // The last: its machines go after the processes on them.
+    network: Option<Network>,
 }
 
 impl Cluster {
@@ -55,6 +60,7 @@ impl Cluster {
             shape,
             controllers: Vec::new(),
             nodes: Vec::new(),
+            network: shape.networked.then(Network::new).transpose()?,
         };
         cluster.configure_controllers()?;
         for _ in 0..shape.nodes {
@@ -83,7 +89,7 @@ impl Cluster {
             name_server: 0,
             grpc: 0,
         };
-        let mut node = Process::new("n1", unknown, arguments, data);
+        let mut node = Process::new("n1", Host::loopback(), unknown, arguments, data);
         node.launch()?;
         node.ports = wait::until("ports.json", READY, || {
             let ended = node.ended()?;
@@ -100,6 +106,7 @@ impl Cluster {
             shape: Shape::of(1).groups_per_node(STANDALONE_GROUPS),
             controllers: Vec::new(),
             nodes: vec![node],
+            network: None,
         };
         cluster.await_whole()?;
         Ok(cluster)
@@ -107,19 +114,21 @@ impl Cluster {
 
     fn configure_controllers(&mut self) -> Result<()> {
         let policy = (self.shape.replicas, self.shape.groups_per_node);
-        let ports: Vec<ControllerPorts> = (0..self.shape.controllers)
-            .map(|_| ports::free_of_controller())
-            .collect::<Result<_>>()?;
-        let peers = ports.iter().zip(1..);
-        let peers: Vec<String> = peers
-            .map(|(ports, number)| format!("c{number}=127.0.0.1:{}", ports.controller))
-            .collect();
-        for (ports, number) in ports.into_iter().zip(1..) {
+        let mut places: Vec<(String, Host, ControllerPorts)> = Vec::new();
+        for number in 1..=self.shape.controllers {
             let name = format!("c{number}");
+            let host = self.host(&name)?;
+            places.push((name, host, ports::free_of_controller()?));
+        }
+        let peers = places.iter();
+        let peers: Vec<String> = peers
+            .map(|(name, host, ports)| format!("{name}={}:{}", host.address, ports.controller))
+            .collect();
+        for (name, host, ports) in places {
             let data = self.folder().join(&name);
-            let config = controller_toml(&name, &data, ports, &peers, policy);
+            let config = controller_toml(&name, &data, host.address, ports, &peers, policy);
             let arguments = self.arguments("controller", &name, &config)?;
-            self.controllers.push(Process::new(&name, ports, arguments, data));
+            self.controllers.push(Process::new(&name, host, ports, arguments, data));
         }
         Ok(())
     }
@@ -127,14 +136,23 @@ impl Cluster {
     fn configure_node(&mut self) -> Result<()> {
         let name = format!("n{}", self.nodes.len() + 1);
         let (data, ports) = (self.folder().join(&name), ports::free()?);
+        let host = self.host(&name)?;
         let controllers = self.controllers.iter();
         let controllers: Vec<String> = controllers
-            .map(|controller| format!("127.0.0.1:{}", controller.ports.controller))
+            .map(|controller| format!("{}:{}", controller.host.address, controller.ports.controller))
             .collect();
-        let config = broker_toml(&name, &data, ports, &controllers);
+        let config = broker_toml(&name, &data, host.address, ports, &controllers);
         let arguments = self.arguments("broker", &name, &config)?;
-        self.nodes.push(Process::new(&name, ports, arguments, data));
+        self.nodes.push(Process::new(&name, host, ports, arguments, data));
         Ok(())
+    }
+
+    /// The machine that a process gets.
+    fn host(&mut self, name: &str) -> Result<Host> {
+        match &mut self.network {
+            Some(network) => network.add(name),
+            None => Ok(Host::loopback()),
+        }
     }
 
     fn arguments(&self, command: &str, name: &str, config: &str) -> Result<Vec<String>> {
@@ -192,7 +210,7 @@ impl Cluster {
         let addresses: Vec<String> = self
             .nodes
             .iter()
-            .map(|node| format!("127.0.0.1:{}", node.ports.name_server))
+            .map(|node| format!("{}:{}", node.host.address, node.ports.name_server))
             .collect();
         addresses.join(";")
     }
@@ -204,7 +222,18 @@ impl Cluster {
 
     /// A remoting connection to one node.
     pub fn client(&self, number: usize) -> Result<Client> {
-        Client::connect(self.nodes[number].ports.remoting)
+        Client::connect_to(self.remoting(number), CALL)
+    }
+
+    /// The remoting address of one node.
+    pub fn remoting(&self, number: usize) -> SocketAddr {
+        let node = &self.nodes[number];
+        SocketAddr::from((node.host.address, node.ports.remoting))
+    }
+
+    /// The network of a cluster whose [`Shape`] says that it has one.
+    pub fn network(&self) -> Result<&Network> {
+        self.network.as_ref().context("this cluster has no network of its own")
     }
 
     /// Where files of a test can go; they stay when it fails.

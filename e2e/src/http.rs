@@ -1,6 +1,7 @@
 //! The admin API as a caller sees it: JSON in, JSON out, by one node's address. And `/metrics` as a scraper reads it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -57,14 +58,14 @@ impl Answer {
 pub struct Metrics(BTreeMap<(String, BTreeMap<String, String>), f64>);
 
 impl Http {
-    /// A caller of `127.0.0.1:port`.
-    pub fn new(port: u16) -> Self {
+    /// A caller of this address.
+    pub fn new(address: SocketAddr) -> Self {
         let config = Agent::config_builder()
             .timeout_global(Some(CALL))
             .http_status_as_error(false)
             .build();
         Self {
-            base: format!("http://127.0.0.1:{port}"),
+            base: format!("http://{address}"),
             agent: config.into(),
         }
     }

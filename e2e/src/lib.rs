@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`cluster`] | controllers and nodes that form one cluster, its Raft groups |
 //! | [`process`] | one process: its ports, its data, its log |
+//! | [`host`], [`network`] | where a process runs; machines with addresses of their own, and cuts between them |
 //! | [`fault`] | kill, pause, stop: only processes that a [`cluster::Cluster`] started |
 //! | [`client`] | a small remoting client of our own, to read whole topics and offsets |
 //! | [`http`], [`admin`] | the admin API as a caller sees it; short ways to ask it |
@@ -12,6 +13,7 @@
 //! | [`java`] | official Java clients: built once a version, run as processes |
 //! | [`load_run`] | those clients send and receive while something is done to the cluster, and what they saw |
 //! | [`history`] | what was sent, acknowledged, received and stored, and the checks on it |
+//! | [`traffic`] | sends and reads through every node at once, kept for a history |
 //! | [`ports`], [`wait`] | free ports; conditions to wait for |
 //! | [`raw`] | sockets without a protocol, for bytes that no client sends |
 //! | [`resources`] | memory and open files of a process |
@@ -28,9 +30,11 @@ pub mod cluster;
 pub mod command;
 pub mod fault;
 pub mod history;
+pub mod host;
 pub mod http;
 pub mod java;
 pub mod load_run;
+pub mod network;
 pub mod ports;
 pub mod process;
 pub mod progress;
@@ -38,4 +42,5 @@ pub mod raw;
 pub mod resources;
 pub mod sim;
 pub mod small_disk;
+pub mod traffic;
 pub mod wait;

@@ -1,13 +1,15 @@
-//! One process of a cluster and what stays when it dies: its configuration, its ports, its data, its log.
+//! One process of a cluster and what stays when it dies: its configuration, its address and ports, its data, its log.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::fault;
+use crate::host::Host;
 use crate::http::Http;
 use crate::ports::{AdminPort, ControllerPorts, Ports};
 use crate::wait;
@@ -28,6 +30,8 @@ pub type Controller = Process<ControllerPorts>;
 pub struct Process<P> {
     /// The name of the node or the controller.
     pub name: String,
+    /// Where it runs.
+    pub host: Host,
     /// Where it listens.
     pub ports: P,
     arguments: Vec<String>,
@@ -55,9 +59,10 @@ pub fn program() -> Result<PathBuf> {
 
 impl<P> Process<P> {
     /// A process that is not started yet; its log goes beside its data.
-    pub fn new(name: &str, ports: P, arguments: Vec<String>, data: PathBuf) -> Self {
+    pub fn new(name: &str, host: Host, ports: P, arguments: Vec<String>, data: PathBuf) -> Self {
         Self {
             name: name.to_owned(),
+            host,
             ports,
             arguments,
             log: data.with_extension("log"),
@@ -84,7 +89,9 @@ impl<P> Process<P> {
             .append(true)
             .open(&self.log)
             .context("open the log")?;
-        let child = Command::new(program()?)
+        let child = self
+            .host
+            .command(&program()?)
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -165,7 +172,7 @@ impl<P> Process<P> {
 impl<P: AdminPort> Process<P> {
     /// Its admin API.
     pub fn http(&self) -> Http {
-        Http::new(self.ports.http())
+        Http::new(SocketAddr::from((self.host.address, self.ports.http())))
     }
 
     /// Waits until it is ready, if it was started.

@@ -1,5 +1,6 @@
 //! Configuration files of the form that operators write.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use super::CLUSTER_NAME;
@@ -9,9 +10,9 @@ use crate::ports::{ControllerPorts, Ports};
 const LOG_FILE_BYTES: u64 = 32 << 20;
 
 /// `broker.toml`. A planned stop does not wait for clients to look elsewhere: tests look at once.
-pub fn broker_toml(name: &str, data: &Path, ports: Ports, controllers: &[String]) -> String {
+pub fn broker_toml(name: &str, data: &Path, listen: Ipv4Addr, ports: Ports, controllers: &[String]) -> String {
     format!(
-        "node = \"{name}\"\ndata = \"{data}\"\nlisten = \"127.0.0.1\"\ncontrollers = {controllers:?}\n\n\
+        "node = \"{name}\"\ndata = \"{data}\"\nlisten = \"{listen}\"\ncontrollers = {controllers:?}\n\n\
          [ports]\nremoting = {remoting}\nhttp = {http}\ngrpc = {grpc}\npeer = {peer}\nname_server = {name_server}\n\n\
          [log]\nfile_bytes = {LOG_FILE_BYTES}\n\n\
          [policy]\nleave_seconds = 0\n",
@@ -28,12 +29,13 @@ pub fn broker_toml(name: &str, data: &Path, ports: Ports, controllers: &[String]
 pub fn controller_toml(
     name: &str,
     data: &Path,
+    listen: Ipv4Addr,
     ports: ControllerPorts,
     peers: &[String],
     (replicas, groups_per_node): (usize, usize),
 ) -> String {
     format!(
-        "node = \"{name}\"\ndata = \"{data}\"\nlisten = \"127.0.0.1\"\ncluster = \"{CLUSTER_NAME}\"\npeers = {peers:?}\n\n\
+        "node = \"{name}\"\ndata = \"{data}\"\nlisten = \"{listen}\"\ncluster = \"{CLUSTER_NAME}\"\npeers = {peers:?}\n\n\
          [ports]\ncontroller = {controller}\nhttp = {http}\nname_server = {name_server}\n\n\
          [policy]\nreplicas = {replicas}\ngroups_per_node = {groups_per_node}\n",
         data = data.display(),

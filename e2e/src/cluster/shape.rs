@@ -20,6 +20,8 @@ pub struct Shape {
     pub replicas: usize,
     /// Raft groups for each node.
     pub groups_per_node: usize,
+    /// Whether every process runs on a machine of its own in a [`Network`](crate::network::Network).
+    pub networked: bool,
 }
 
 impl Shape {
@@ -32,6 +34,7 @@ impl Shape {
             controllers: if alone { 1 } else { CONTROLLERS },
             replicas: if nodes < REPLICAS { nodes } else { REPLICAS },
             groups_per_node: 1,
+            networked: false,
         }
     }
 
@@ -49,6 +52,14 @@ impl Shape {
     pub const fn groups_per_node(self, groups_per_node: usize) -> Self {
         Self {
             groups_per_node,
+            ..self
+        }
+    }
+
+    /// With a network whose connections can be cut; see [`Cluster::network`].
+    pub const fn networked(self) -> Self {
+        Self {
+            networked: true,
             ..self
         }
     }
