@@ -22,6 +22,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
+use tokio::task::yield_now;
 use tracing::{debug, info};
 
 use crate::answers::AnswerBytes;
@@ -171,7 +172,9 @@ async fn converse(
         tokio::select! {
             Some(answer) = in_flight.next(), if roomy && !in_flight.is_empty() => {
                 unsent.push(answer);
-                // Whatever else is ready goes out with the same write.
+                // Messages of one entry are answered one after another at this moment: whatever is ready a turn later
+                // goes out with the same write.
+                yield_now().await;
                 while unsent.has_room()
                     && let Some(Some(answer)) = in_flight.next().now_or_never()
                 {

@@ -20,7 +20,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_raft_store::transport::{FrameReceiver, FrameSender};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet, yield_now};
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
 
@@ -201,6 +201,13 @@ impl Drop for Forget<'_> {
 async fn write_frames(mut sender: PeerSender, mut queued: mpsc::Receiver<Vec<Bytes>>) -> io::Result<()> {
     let mut batch = Vec::with_capacity(WRITE_BATCH_MAX);
     while queued.recv_many(&mut batch, WRITE_BATCH_MAX).await > 0 {
+        // Calls come in bursts: whatever is queued a turn later goes out with the same write.
+        yield_now().await;
+        while batch.len() < WRITE_BATCH_MAX
+            && let Ok(frame) = queued.try_recv()
+        {
+            batch.push(frame);
+        }
         match batch.as_slice() {
             [single] => sender.send(single).await?,
             several => sender.send_all(several).await?,
