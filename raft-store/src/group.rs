@@ -487,13 +487,16 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
                     .find(|member| member.replica == replica)
                     .and_then(|m| m.matched_index);
                 let last = status.last.map_or(0, |id| id.index);
-                if !status.is_leader || matched.is_some_and(|matched| matched + 8 >= last) {
-                    return;
+                if !status.is_leader {
+                    return Err(ProposeError::NotLeader { leader: status.leader });
+                }
+                if matched.is_some_and(|matched| matched + 8 >= last) {
+                    return Ok(());
                 }
                 Rt::sleep(STEP_POLL).await;
             }
         };
-        caught_up.await;
+        caught_up.await?;
         let voters = ChangeMembers::AddVoterIds([replica].into());
         self.shared
             .raft

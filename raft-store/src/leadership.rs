@@ -111,7 +111,7 @@ async fn follow<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
     without_majority: Arc<AtomicBool>,
     patience: Duration,
 ) {
-    let mut server = raft.server_metrics();
+    let (mut server, mut answers) = (raft.server_metrics(), raft.metrics());
     // The term that this replica leads in, and since when.
     let mut led: Option<(u64, Rt::Instant)> = None;
     // The state machine may be busy for long; who leads must be known meanwhile.
@@ -146,11 +146,12 @@ async fn follow<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
             *known = found;
             changed
         });
-        let changed = if led.is_some() && voters > 1 {
-            // Silence is no event.
-            Rt::timeout(patience / LOOKS_PER_PATIENCE, server.changed())
-                .await
-                .unwrap_or(Ok(()))
+        // Silence is no event: a leader looks by itself, and one that is alone at every answer it gets, too.
+        let look = patience / LOOKS_PER_PATIENCE;
+        let changed = if alone {
+            Rt::timeout(look, answers.changed()).await.unwrap_or(Ok(()))
+        } else if led.is_some() && voters > 1 {
+            Rt::timeout(look, server.changed()).await.unwrap_or(Ok(()))
         } else {
             server.changed().await
         };

@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::listener::PeerHandler;
 use super::stream::{PeerReceiver, PeerSender};
-use super::{CALLS_IN_FLIGHT_MAX, CALLS_PARKED_MAX, CALLS_SERVED_MAX, PEER_FRAME_BYTES_MAX};
+use super::{CALLS_IN_FLIGHT_MAX, CALLS_PARKED_MAX, CALLS_SERVED_MAX, LIVING_FOR, PEER_FRAME_BYTES_MAX};
 
 /// What a call is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +92,15 @@ struct Pending {
     next_number: u64,
     waiting: Waiting,
     broken: bool,
+    /// When the first of the questions was asked that nothing was heard after.
+    unheard_since: Option<Instant>,
+}
+
+impl Pending {
+    /// Nothing comes back any more: what is written now may arrive long after its caller gave up.
+    fn is_silent(&self) -> bool {
+        self.unheard_since.is_some_and(|since| since.elapsed() >= LIVING_FOR)
+    }
 }
 
 impl CallConnection {
@@ -135,15 +144,21 @@ impl CallConnection {
     pub(super) async fn call(&self, kind: CallKind, payload: Bytes, deadline: Instant) -> io::Result<Bytes> {
         let until = tokio::time::Instant::from_std(deadline);
         let not_sent = |why: &str| io::Error::new(io::ErrorKind::NotConnected, why.to_owned());
-        // What waits for messages must not hold up what does not.
-        let permits = if kind == CallKind::Park {
-            &self.parked
-        } else {
-            &self.in_flight
+        let permits = match kind {
+            // One at a time; it tells whether the others may hope.
+            CallKind::Info => None,
+            // What waits for messages must not hold up what does not.
+            CallKind::Park => Some(&self.parked),
+            _ => Some(&self.in_flight),
         };
-        let _permit = match timeout_at(until, permits.acquire()).await {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(_)) | Err(_) => return Err(not_sent("too many calls are waiting")),
+        let acquired = async {
+            match permits {
+                Some(permits) => permits.acquire().await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let Ok(Ok(_permit)) = timeout_at(until, acquired).await else {
+            return Err(not_sent("too many calls are waiting"));
         };
         let slot = match timeout_at(until, self.outgoing.reserve()).await {
             Ok(Ok(slot)) => slot,
@@ -156,6 +171,11 @@ impl CallConnection {
             if pending.broken {
                 return Err(not_sent("connection closed"));
             }
+            // Between nodes it is asked all the time how they are, so an answer of some kind comes if any can.
+            if matches!(kind, CallKind::Forward | CallKind::Park) && pending.is_silent() {
+                return Err(not_sent("the node is silent"));
+            }
+            pending.unheard_since.get_or_insert_with(Instant::now);
             pending.next_number += 1;
             let number = pending.next_number;
             pending.waiting.insert(number, answer);
@@ -228,7 +248,12 @@ async fn read_answers(mut receiver: PeerReceiver, pending: &Mutex<Pending>) -> i
             0 => Ok(frame),
             _ => Err(io::Error::other(String::from_utf8_lossy(&frame).into_owned())),
         };
-        if let Some(answer) = pending.lock().waiting.remove(&number) {
+        let waiting = {
+            let mut pending = pending.lock();
+            pending.unheard_since = None;
+            pending.waiting.remove(&number)
+        };
+        if let Some(answer) = waiting {
             // A caller that gave up does not want to know.
             let _ = answer.send(outcome);
         }
@@ -328,4 +353,63 @@ async fn serve_call(mut frame: Bytes, from: String, handler: Arc<dyn PeerHandler
     head.put_u64(number);
     // The connection may be gone; the caller learns that from it.
     let _ = answers.send(vec![head.freeze(), payload]).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_raft_store::identity::GroupIdentity;
+    use tokio::net::TcpListener;
+
+    use super::super::handshake::{Channel, Hello, answer};
+    use super::super::stream::{dial, split};
+    use super::super::surely_not_sent;
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn a_silent_node_is_asked_how_it_is_and_nothing_else_until_it_answers() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let hello = Hello {
+            channel: Channel::Calls,
+            identity: GroupIdentity {
+                cluster: [1; 16],
+                group: 0,
+                creation: 0,
+            },
+            replica: 0,
+            from: "n1".to_owned(),
+            to: "n2".to_owned(),
+        };
+        let metrics = Metrics::new();
+        let (dialled, stream) = tokio::join!(dial(&address, &hello, &metrics), async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            Hello::receive(&mut stream).await.unwrap().unwrap();
+            answer(&mut stream, Ok(())).await.unwrap();
+            stream
+        });
+        let (sender, receiver) = dialled.unwrap();
+        let calls = CallConnection::start(sender, receiver);
+        let (mut back, mut asked) = split(stream, metrics.transfer_bytes.with_label_values(&["test"]));
+        let call = |kind, patience| calls.call(kind, Bytes::from_static(b"?"), Instant::now() + patience);
+        let moment = Duration::from_millis(10);
+
+        let unknown = call(CallKind::Forward, LIVING_FOR + moment).await.unwrap_err();
+        assert!(!surely_not_sent(&unknown), "{unknown}");
+        let refused = call(CallKind::Forward, moment).await.unwrap_err();
+        assert!(surely_not_sent(&refused), "{refused}");
+        let (told, ()) = tokio::join!(call(CallKind::Info, LIVING_FOR), async {
+            loop {
+                let frame = asked.receive().await.unwrap().unwrap();
+                if CallKind::from_byte(frame[0]) == Some(CallKind::Info) {
+                    let mut answer = BytesMut::from(&[0][..]);
+                    answer.put_slice(&frame[1..9]);
+                    return back.send(&[answer.freeze()]).await.unwrap();
+                }
+            }
+        });
+        assert_eq!(told.unwrap(), "");
+        let unknown = call(CallKind::Forward, moment).await.unwrap_err();
+        assert!(!surely_not_sent(&unknown), "{unknown}");
+    }
 }

@@ -351,7 +351,14 @@ impl Peers {
                     probes.spawn(self.clone().probe_one(name.clone(), heard.clone(), stop.clone()))
                 });
             }
-            while probes.try_join_next().is_some() {}
+            while let Some(ended) = probes.try_join_next() {
+                // A member that nobody probes any more would look dead for ever.
+                if let Err(error) = ended
+                    && let Ok(panic) = error.try_into_panic()
+                {
+                    std::panic::resume_unwind(panic);
+                }
+            }
         }
     }
 

@@ -26,7 +26,7 @@ pub const CONSUMER_GROUP: u8 = 0x09;
 pub const CONSUMER: u8 = 0x0a;
 /// One a (consumer group, topic).
 pub const SUBSCRIPTION: u8 = 0x0b;
-// 0x0c stays unused: producer groups, which nothing ever recorded.
+// 0x0c stays unused: it was for producer groups.
 /// Ingress processes whose messages are recognised when they come again.
 pub const INGRESSES: u8 = 0x0d;
 /// One an entry with messages that came through another node: see `forwarded.rs`.

@@ -5,7 +5,8 @@ use super::cluster::Cluster;
 use super::row::{Goal, Row};
 use super::traffic;
 
-/// Sends as fast as the nodes take them; how often a Raft group or the controllers changed their leader meanwhile.
+/// Sends as fast as the nodes take them; how many elections the Raft groups held meanwhile, and one more if another
+/// controller leads afterwards.
 pub(super) fn under_full_load(cluster: &Cluster, seconds: f64) -> anyhow::Result<Row> {
     let leading = cluster.leading_controller()?;
     let before = cluster.terms()?;
