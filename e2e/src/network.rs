@@ -3,7 +3,7 @@
 //! Every machine is a Linux network namespace with one line to a router, which is a namespace, too. A cut is a rule of the
 //! router that throws packets from one address to another away: as in a real network the sender is not told. Nothing of
 //! this is seen outside: all ends of all lines are inside the namespaces, whose names carry the id of this process, and which
-//! go with the [`Network`].
+//! go with the [`Network`]; those of a process that was killed go with the next one that is made.
 //!
 //! The thread that makes a network is moved to a machine of its own there, the *tester's*, and back when the network goes;
 //! threads and processes that it starts in between begin there. That machine is never cut off.
@@ -27,6 +27,8 @@ use crate::host::Host;
 
 /// Where `ip netns add` puts names of namespaces.
 const NAMESPACES: &str = "/run/netns";
+/// What the names of all namespaces begin with; the id of the process follows.
+const PREFIX: &str = "flotilla-";
 /// The machine of the thread that made the network.
 const TESTER: &str = "tester";
 /// What every machine calls its line to the router.
@@ -61,9 +63,10 @@ pub struct Network {
 impl Network {
     /// A router, and the machine that the calling thread is on from now on.
     pub fn new() -> Result<Self> {
+        remove_left_behind();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut network = Self {
-            prefix: format!("flotilla-{}-{number}", std::process::id()),
+            prefix: format!("{PREFIX}{}-{number}", std::process::id()),
             machines: Vec::new(),
             cuts: Mutex::default(),
             outside: File::open("/proc/thread-self/ns/net").context("open this thread's network namespace")?,
@@ -172,6 +175,21 @@ impl Drop for Network {
         let machines = self.machines.iter().map(|machine| self.namespace(machine));
         for namespace in machines.chain([self.router()]) {
             let _ = Command::new("ip").args(["netns", "delete", &namespace]).output();
+        }
+    }
+}
+
+/// Namespaces whose process is gone without having removed them.
+fn remove_left_behind() {
+    // There is no folder before the first namespace, and none is needed to make one.
+    for entry in std::fs::read_dir(NAMESPACES).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            // Another test may remove it at the same time.
+            let _ = Command::new("ip").args(["netns", "delete"]).arg(&name).output();
         }
     }
 }

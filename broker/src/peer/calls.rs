@@ -171,8 +171,8 @@ impl CallConnection {
             if pending.broken {
                 return Err(not_sent("connection closed"));
             }
-            // Between nodes it is asked all the time how they are, so an answer of some kind comes if any can.
-            if matches!(kind, CallKind::Forward | CallKind::Park) && pending.is_silent() {
+            // Nodes are asked all the time how they are, so an answer of some kind comes if any can; controllers are not.
+            if !matches!(kind, CallKind::Info | CallKind::Controller) && pending.is_silent() {
                 return Err(not_sent("the node is silent"));
             }
             pending.unheard_since.get_or_insert_with(Instant::now);
