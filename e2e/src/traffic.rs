@@ -8,6 +8,7 @@ mod lane;
 mod reader;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
 
+use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::history::{History, Outcome, Receive, Send};
 use crate::wait;
@@ -58,6 +60,14 @@ impl Attempt {
     pub const fn is_acked(&self) -> bool {
         matches!(self.outcome, Outcome::Stored(_))
     }
+}
+
+/// The client kept from the last call, or one that is connected now; none while the node cannot be reached.
+fn connected(kept: &mut Option<Client>, address: SocketAddr) -> Option<&mut Client> {
+    if kept.is_none() {
+        *kept = Client::connect_to(address, PATIENCE).ok();
+    }
+    kept.as_mut()
 }
 
 /// See the module.

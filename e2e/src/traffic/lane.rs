@@ -8,7 +8,7 @@ use anyhow::Result;
 use flotilla_api::remoting::frame::RemotingCommand;
 use parking_lot::Mutex;
 
-use super::{Attempt, PATIENCE, PAUSE};
+use super::{Attempt, PAUSE, connected};
 use crate::client::{Client, send_request};
 use crate::history::{Outcome, Place};
 
@@ -31,13 +31,9 @@ impl Lane {
         let mut number = 0_u64;
         while !stop.load(Ordering::Relaxed) {
             std::thread::sleep(PAUSE);
-            let Some(connected) = client
-                .take()
-                .or_else(|| Client::connect_to(self.address, PATIENCE).ok())
-            else {
+            let Some(connected) = connected(&mut client, self.address) else {
                 continue;
             };
-            let connected = client.insert(connected);
             number += 1;
             let value = format!("{}/{}/{number}", self.node, self.queue);
             let begin = Instant::now();

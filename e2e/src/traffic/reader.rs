@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::{PATIENCE, PAUSE};
+use super::{PAUSE, connected};
 use crate::client::Client;
 use crate::history::{Place, Receive};
 
@@ -30,13 +30,9 @@ impl Reader {
         while !self.has_all(&next) {
             let before = receives.len();
             for (queue, offset) in &mut next {
-                let Some(connected) = client
-                    .take()
-                    .or_else(|| Client::connect_to(self.address, PATIENCE).ok())
-                else {
+                let Some(connected) = connected(&mut client, self.address) else {
                     break;
                 };
-                let connected = client.insert(connected);
                 let Ok(messages) = connected.pull(&self.topic, *queue, *offset) else {
                     client = None;
                     continue;
