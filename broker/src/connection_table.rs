@@ -242,11 +242,6 @@ impl ConnectionTable {
         }
     }
 
-    /// True while `client_id` is connected here and sends heartbeats.
-    pub fn is_alive(&self, client_id: &str) -> bool {
-        self.tables.lock().clients.get(client_id).is_some_and(Client::is_alive)
-    }
-
     /// Whether a client is alive here and announced this consumer group last.
     pub fn announces(&self, client_id: &str, consumer_group: &str) -> bool {
         let tables = self.tables.lock();
@@ -364,11 +359,11 @@ mod tests {
         assert_eq!(table.heartbeat(&first, client("c", "G")), Some(true));
         assert_eq!(table.heartbeat(&second, client("c", "G")), Some(false));
         assert_eq!(table.remove(first.id), []);
-        assert!(table.is_alive("c"));
+        assert!(table.announces("c", "G"));
         let departed = table.remove(second.id);
         assert_eq!(departed.len(), 1);
         assert_eq!(departed[0].client_id, "c");
-        assert!(!table.is_alive("c"));
+        assert!(!table.announces("c", "G"));
         assert!(table.is_empty());
     }
 
@@ -393,6 +388,6 @@ mod tests {
         let (connection, _pushes) = table.admit(peer(1)).unwrap();
         table.remove(connection.id);
         assert_eq!(table.heartbeat(&connection, client("c", "G")), None);
-        assert!(!table.is_alive("c"));
+        assert!(!table.announces("c", "G"));
     }
 }

@@ -22,7 +22,7 @@ use flotilla_raft_store::leadership::Leadership;
 use rand::seq::IndexedRandom;
 use tokio::time::{Instant, timeout_at};
 
-pub use frames::{alive_members_call, has_epoch_call, has_topic_call, is_alive_call, members_changed_call};
+pub use frames::{alive_members_call, announces_call, has_epoch_call, has_topic_call, members_changed_call};
 
 use frames::{Asked, Forwarded, Wait, decode_reply, encode_forwarded, encode_reply, kind};
 
@@ -310,9 +310,9 @@ pub async fn serve(broker: &Arc<Broker>, call: Bytes) -> Bytes {
             let has = topic_changes::leader_has(broker, group, &topic, version).await;
             return Bytes::from_static(if has { &[1] } else { &[0] });
         }
-        Some((&kind::IS_ALIVE, client_id)) => {
-            let alive = std::str::from_utf8(client_id).is_ok_and(|id| broker.connections.is_alive(id));
-            return Bytes::from_static(if alive { &[1] } else { &[0] });
+        Some((&kind::ANNOUNCES, _)) => {
+            let announced = membership::announced_here(broker, call.slice(1..));
+            return Bytes::from_static(if announced { &[1] } else { &[0] });
         }
         _ => {}
     }

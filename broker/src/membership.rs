@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_api::remoting::codes::request;
 use flotilla_api::remoting::frame::RemotingCommand;
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -91,27 +92,39 @@ pub fn clients_departed(broker: &Arc<Broker>, departed: Vec<Departed>) {
 }
 
 async fn client_departed(broker: &Arc<Broker>, client: Departed) {
-    for node in other_living_nodes(broker) {
-        let call = forward::is_alive_call(&client.client_id);
-        let answer = broker
-            .peers
-            .call(&node, call, (Instant::now() + ASK_MAX).into_std())
-            .await;
-        if answer.is_ok_and(|answer| answer.first() == Some(&1)) {
-            return;
-        }
-    }
     for group in &client.consumer_groups {
-        // It may have come back in the meantime.
-        if broker.connections.is_alive(&client.client_id) {
-            return;
-        }
-        leave(broker, &client.client_id, group).await;
+        leave_unless_announced(broker, &client.client_id, group).await;
     }
 }
 
+/// Takes a client out of a consumer group that it announced at this node, unless it does so still, here or elsewhere.
+/// Whoever stops seeing it asks the others only then, so of several that do at the same time the last one takes it out.
+pub async fn leave_unless_announced(broker: &Arc<Broker>, client_id: &str, consumer_group: &str) {
+    if broker.connections.announces(client_id, consumer_group) {
+        return;
+    }
+    let deadline = (Instant::now() + ASK_MAX).into_std();
+    let call = forward::announces_call(&(client_id.to_owned(), consumer_group.to_owned()));
+    let nodes = other_living_nodes(broker);
+    let answers = nodes.iter().map(|node| broker.peers.call(node, call.clone(), deadline));
+    let elsewhere = join_all(answers).await.into_iter();
+    let elsewhere = elsewhere.flatten().any(|answer| answer.first() == Some(&1));
+    // It may have come back in the meantime.
+    if !elsewhere && !broker.connections.announces(client_id, consumer_group) {
+        leave(broker, client_id, consumer_group).await;
+    }
+}
+
+/// Another node asks with [`forward::announces_call`].
+pub fn announced_here(broker: &Broker, member: Bytes) -> bool {
+    let members = decode_members(member).unwrap_or_default();
+    members
+        .iter()
+        .any(|(client_id, group)| broker.connections.announces(client_id, group))
+}
+
 /// Takes a client out of a consumer group; what cannot be done now the sweep does later.
-pub async fn leave(broker: &Arc<Broker>, client_id: &str, consumer_group: &str) {
+async fn leave(broker: &Arc<Broker>, client_id: &str, consumer_group: &str) {
     let mut request = RemotingCommand::request(request::UNREGISTER_CLIENT);
     request.fields.push("clientID", client_id);
     request.fields.push("consumerGroup", consumer_group);
@@ -178,7 +191,8 @@ pub async fn expire(broker: Arc<Broker>, mut shutdown: watch::Receiver<bool>) {
     }
 }
 
-type Membership = (String, String);
+/// Client id and consumer group.
+pub type Membership = (String, String);
 
 /// Members seen by no node, and since when.
 #[derive(Debug, Default)]

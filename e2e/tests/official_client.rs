@@ -23,7 +23,9 @@ fn run_matrix(cluster: &Cluster, creates_topics: bool) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     for encoding in Encoding::ALL {
         let run = |java: &Java| -> Result<usize> {
-            let home = tempfile::tempdir_in(cluster.folder())?;
+            // The client's logs stay with those of the nodes when a case fails.
+            let home = cluster.folder().join(format!("client-{}-{encoding:?}", java.version));
+            std::fs::create_dir_all(&home)?;
             let properties = [
                 ("namesrv", cluster.name_servers()),
                 ("http", format!("127.0.0.1:{}", cluster.nodes()[0].ports.http)),
@@ -34,7 +36,7 @@ fn run_matrix(cluster: &Cluster, creates_topics: bool) -> Result<()> {
                     if creates_topics { "TBW102" } else { CLUSTER_NAME }.to_owned(),
                 ),
             ];
-            let passed = java.matrix(encoding, home.path(), &properties).map_err(|error| {
+            let passed = java.matrix(encoding, &home, &properties).map_err(|error| {
                 progress::line(format!("client {} {encoding:?}: {error:#}", java.version));
                 error.context(format!("client {} {encoding:?}", java.version))
             })?;

@@ -6,6 +6,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flotilla_api::remoting::frame::{self, RemotingCommand};
 
 use crate::error::Failure;
+use crate::membership::{self, Membership};
 use crate::router::Origin;
 use crate::state::ForwardMark;
 
@@ -13,7 +14,7 @@ use crate::state::ForwardMark;
 pub(super) mod kind {
     pub const REQUEST: u8 = 1;
     pub const ALIVE_MEMBERS: u8 = 2;
-    pub const IS_ALIVE: u8 = 3;
+    pub const ANNOUNCES: u8 = 3;
     pub const MEMBERS_CHANGED: u8 = 4;
     pub const HAS_EPOCH: u8 = 5;
     pub const HAS_TOPIC: u8 = 6;
@@ -24,11 +25,12 @@ pub fn alive_members_call() -> Bytes {
     Bytes::from_static(&[kind::ALIVE_MEMBERS])
 }
 
-/// The call that asks a node whether a client is connected and alive there: 1 or 0.
-pub fn is_alive_call(client_id: &str) -> Bytes {
-    let mut call = BytesMut::with_capacity(1 + client_id.len());
-    call.put_u8(kind::IS_ALIVE);
-    call.put_slice(client_id.as_bytes());
+/// The call that asks a node whether a client is alive there and announces a consumer group: 1 or 0.
+pub fn announces_call(member: &Membership) -> Bytes {
+    let member = membership::encode_members(std::slice::from_ref(member));
+    let mut call = BytesMut::with_capacity(1 + member.len());
+    call.put_u8(kind::ANNOUNCES);
+    call.put_slice(&member);
     call.freeze()
 }
 

@@ -14,6 +14,7 @@ use flotilla_api::remoting::codes::response;
 use flotilla_api::remoting::frame::RemotingCommand;
 use flotilla_api::remoting::headers::consumer::{HeartbeatResponse, UnregisterClientHeader};
 use futures_util::future::join_all;
+use tokio::sync::Semaphore;
 
 use super::propose;
 use crate::connection_table::SeenClient;
@@ -28,6 +29,9 @@ use crate::state::{Command, GroupShape, Join, JoinGroup, Subscription};
 
 /// Longest client id.
 const CLIENT_ID_BYTES_MAX: usize = 255;
+
+/// Changes of the membership under way in this process; further ones wait, with their connections.
+static UNDER_WAY: Semaphore = Semaphore::const_new(4_096);
 
 /// A heartbeat at the node the client is connected to.
 pub async fn heartbeat(
@@ -54,29 +58,58 @@ pub async fn heartbeat(
         let replica = broker.replicas.get(*group);
         !known || replica.is_none_or(|replica| changes(&replica, &join_of(broker, &replica, part, request, origin)))
     });
-    let joined = changed.map(|(group, part)| {
-        let part = request.clone().with_body(part.to_bytes());
-        async move { forward::at_owner(broker, Owned::Group(group), &part, origin, Repeat::Harmless).await }
-    });
-    let joined: Vec<_> = join_all(joined).await;
-    if joined.is_empty() {
+    let changed: Vec<_> = changed
+        .map(|(group, part)| (group, request.clone().with_body(part.to_bytes())))
+        .collect();
+    if changed.is_empty() {
         return Ok(answer(request));
     }
+    let joined = to_the_end(join_all_groups(Arc::clone(broker), data, changed, origin.clone())).await;
+    joined.map(|refused| refused.unwrap_or_else(|| answer(request)))
+}
+
+/// Runs what changes the membership in a task of its own: with its connection a request ends wherever it is, and a
+/// client that is taken in must be taken out again.
+async fn to_the_end<T: Send + 'static>(change: impl Future<Output = T> + Send + 'static) -> T {
+    let turn = UNDER_WAY.acquire().await.expect("never closed");
+    let change = tokio::spawn(async move {
+        let _turn = turn;
+        change.await
+    });
+    match change.await {
+        Ok(outcome) => outcome,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime goes down, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// Takes a client into its groups, a request for each coordinator; the first answer that is no success.
+async fn join_all_groups(
+    broker: Arc<Broker>,
+    data: HeartbeatData,
+    parts: Vec<(u16, RemotingCommand)>,
+    origin: Origin,
+) -> Result<Option<RemotingCommand>, Failure> {
+    let joined = parts
+        .iter()
+        .map(|(group, part)| forward::at_owner(&broker, Owned::Group(*group), part, &origin, Repeat::Harmless));
+    let joined = join_all(joined).await;
     // The client may have left while its heartbeat was on the way: then it was let in again behind its leaving.
     if origin.connection.is_some() {
         for consumer in &data.consumers {
-            if !broker.connections.announces(&data.client_id, &consumer.group_name) {
-                membership::leave(broker, &data.client_id, &consumer.group_name).await;
-            }
+            membership::leave_unless_announced(&broker, &data.client_id, &consumer.group_name).await;
         }
     }
     for joined in joined {
         let answer = joined?;
         if answer.code != response::SUCCESS {
-            return Ok(answer);
+            return Ok(Some(answer));
         }
     }
-    Ok(answer(request))
+    Ok(None)
 }
 
 /// The heartbeat as each coordinator is told it: its own consumer groups alone.
@@ -240,7 +273,12 @@ pub async fn unregister(
         .connections
         .unregister(header.client_id, producer_group, consumer_group);
     if let Some(group) = consumer_group {
-        return forward::at_owner(broker, Owned::Members(group), request, origin, Repeat::Harmful).await;
+        let (broker, group) = (Arc::clone(broker), group.to_owned());
+        let (request, origin) = (request.clone(), origin.clone());
+        return to_the_end(async move {
+            forward::at_owner(&broker, Owned::Members(&group), &request, &origin, Repeat::Harmful).await
+        })
+        .await;
     }
     Ok(RemotingCommand::response(request, response::SUCCESS))
 }
