@@ -1,16 +1,19 @@
-//! What every process knows of the cluster: nodes, Raft groups, topics with their queues, subscription groups.
+//! What every process knows of the cluster: nodes, Raft groups, topics with their queues and the moves of those,
+//! subscription groups.
 //!
 //! The controller's replicated state contains one [`Metadata`]; each node keeps a copy, on disk as well, and brings it
 //! up to date with the [`Change`]s that follow. [`Metadata::apply`] is the only way either changes.
 //!
 //! Holds: the *epoch* is the controllers' log index of the last change, so a copy with a larger epoch is newer and two
-//! copies of the same epoch are equal. Group numbers, topic ids and replica ids are never given out twice.
+//! copies of the same epoch are equal. Group numbers, topic ids, move ids, generations of moved queues and replica ids
+//! are never given out twice.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::queue_move::QueueMove;
 use crate::subscription_group::SubscriptionGroupConfig;
 use crate::topic::TopicConfig;
 
@@ -36,6 +39,9 @@ pub struct Metadata {
     pub topics: BTreeMap<String, Arc<Topic>>,
     /// Subscription groups by name.
     pub subscription_groups: BTreeMap<String, Arc<SubscriptionGroupConfig>>,
+    /// Queues on their way from one Raft group to another, and the last that were, by move id.
+    #[serde(default)]
+    pub moves: BTreeMap<u64, QueueMove>,
 }
 
 /// The cluster itself.
@@ -114,6 +120,9 @@ pub struct RaftGroup {
     pub preferred: String,
     /// The replica that founds it: the only one that may make it out of nothing.
     pub founder: u64,
+    /// Its queues leave, and it gets no others.
+    #[serde(default)]
+    pub draining: bool,
 }
 
 /// A replica of a Raft group.
@@ -143,7 +152,7 @@ pub struct Topic {
 /// A stretch of a logical queue that one Raft group owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
-    /// Counts up from 1 with every move of the queue.
+    /// 1 of the first one; larger with every move of the queue.
     pub generation: u32,
     /// The Raft group's number.
     pub group: u16,
@@ -171,6 +180,8 @@ pub enum Change {
     Topic(String, Option<Arc<Topic>>),
     /// A subscription group.
     SubscriptionGroup(String, Option<Arc<SubscriptionGroupConfig>>),
+    /// A queue's way to another Raft group, by move id.
+    Move(u64, Option<QueueMove>),
 }
 
 /// What a copy is brought up to date with.
@@ -202,6 +213,7 @@ impl Metadata {
                 Change::Slots(slots) => self.slots = slots,
                 Change::Topic(name, topic) => set(&mut self.topics, name, topic),
                 Change::SubscriptionGroup(name, group) => set(&mut self.subscription_groups, name, group),
+                Change::Move(id, queue_move) => set(&mut self.moves, id, queue_move),
             }
         }
         self.epoch = epoch;
@@ -240,7 +252,7 @@ pub fn slot(client_group: &str) -> usize {
     (xxhash_rust::xxh3::xxh3_64(client_group.as_bytes()) % SLOTS as u64) as usize
 }
 
-fn set<V>(table: &mut BTreeMap<String, V>, name: String, value: Option<V>) {
+fn set<K: Ord, V>(table: &mut BTreeMap<K, V>, name: K, value: Option<V>) {
     match value {
         Some(value) => {
             table.insert(name, value);

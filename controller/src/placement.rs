@@ -46,6 +46,7 @@ pub fn missing_groups(metadata: &Metadata, counters: &mut Counters, log_index: u
             preferred: members[0].node.clone(),
             founder: members[0].id,
             members,
+            draining: false,
         };
         (number, group)
     });
@@ -59,7 +60,8 @@ pub fn place_slots(metadata: &Metadata) -> Vec<u16> {
 
 /// Raft groups for `count` more queues of a topic that has the queues `existing`: round robin, so that the topic is
 /// spread evenly, beginning with the group that has the fewest open queues of all topics, so that topics of one queue
-/// spread as well. Only over the `pinned` groups unless there are none; without any group the answer is empty.
+/// spread as well. Only over the `pinned` groups unless there are none, else over those that are not draining unless
+/// all are; without any group the answer is empty.
 pub fn place_queues(
     metadata: &Metadata,
     counts: &QueueCounts,
@@ -68,7 +70,7 @@ pub fn place_queues(
     pinned: &[u16],
 ) -> Vec<u16> {
     let candidates: BTreeSet<u16> = match pinned {
-        [] => metadata.groups.keys().copied().collect(),
+        [] => staying_groups(metadata),
         pinned => pinned.iter().copied().collect(),
     };
     let mut own: BTreeMap<u16, u64> = BTreeMap::new();
@@ -91,6 +93,18 @@ pub fn place_queues(
         order.push(Reverse((own + 1, open + 1, group)));
     }
     placed
+}
+
+/// The Raft groups that may get queues: those that are not draining, or all if there are no others.
+pub fn staying_groups(metadata: &Metadata) -> BTreeSet<u16> {
+    let groups = metadata.groups.iter();
+    let staying: BTreeSet<u16> = groups
+        .filter_map(|(number, group)| (!group.draining).then_some(*number))
+        .collect();
+    match staying.is_empty() {
+        true => metadata.groups.keys().copied().collect(),
+        false => staying,
+    }
 }
 
 /// What each node carries, in the order of their names.

@@ -118,10 +118,19 @@ impl From<NoController> for Problem {
             NoController::Refused(refusal) => refusal,
         };
         let status = match refusal {
-            Refusal::TopicNotExist | Refusal::GroupNotExist => StatusCode::NOT_FOUND,
-            Refusal::FewerQueues | Refusal::ReplicaNotExist | Refusal::Changed | Refusal::NameTaken => {
-                StatusCode::CONFLICT
+            Refusal::TopicNotExist | Refusal::QueueNotExist | Refusal::GroupNotExist | Refusal::MoveNotExist => {
+                StatusCode::NOT_FOUND
             }
+            Refusal::FewerQueues
+            | Refusal::ReplicaNotExist
+            | Refusal::Changed
+            | Refusal::NameTaken
+            | Refusal::MoveUnderWay
+            | Refusal::SameGroup
+            | Refusal::MoveEnded
+            | Refusal::GroupDraining
+            | Refusal::LastGroup
+            | Refusal::SegmentNotDropped => StatusCode::CONFLICT,
             Refusal::NoGroups | Refusal::NotFounded => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::LimitReached(_) => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Malformed | Refusal::AlreadyFounded | Refusal::QueueOutOfRange => StatusCode::BAD_REQUEST,

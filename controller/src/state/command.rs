@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::{ATTRIBUTES_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::metadata::{Controller, Policy};
+use crate::queue_move::{MoveOutcome, MoveRequest};
 use crate::subscription_group::SubscriptionGroupConfig;
 use crate::topic::TopicConfig;
 
@@ -97,6 +98,42 @@ pub enum Command {
         /// A node that has a replica of it.
         node: String,
     },
+    /// Has queues move to other Raft groups: all, or none if refused.
+    StartMoves {
+        /// Which queue goes where; no queue twice.
+        moves: Vec<MoveRequest>,
+        /// Why.
+        reason: String,
+        /// Proposer's clock.
+        now_ms: i64,
+    },
+    /// A move was carried out by its Raft groups, or cancelled.
+    EndMove {
+        /// The move.
+        id: u64,
+        /// How it ended.
+        outcome: MoveOutcome,
+        /// Proposer's clock.
+        now_ms: i64,
+    },
+    /// Retention removed all messages of a queue's first segment, which has an end.
+    DropSegment {
+        /// The topic's name.
+        topic: String,
+        /// Which topic of that name.
+        topic_id: u64,
+        /// The queue's number.
+        queue: u32,
+        /// The segment's generation.
+        generation: u32,
+    },
+    /// A Raft group gets no more queues, or may get some again.
+    SetDraining {
+        /// The Raft group's number.
+        group: u16,
+        /// It gets none.
+        draining: bool,
+    },
 }
 
 /// The bytes are not a command of a known version, or a name or text in it is empty or too long.
@@ -136,7 +173,7 @@ impl Command {
                         is_name(name) && is_text(&controller.address) && is_text(&controller.volume)
                     })
             }
-            Self::SetPolicy { .. } => true,
+            Self::SetPolicy { .. } | Self::SetDraining { .. } => true,
             Self::PutController { name, address, volume } => is_name(name) && is_text(address) && is_text(volume),
             Self::RegisterNode {
                 name,
@@ -152,6 +189,14 @@ impl Command {
             }),
             Self::DeleteTopic { name } | Self::DeleteSubscriptionGroup { name } => is_name(name),
             Self::PreferLeader { node, .. } => is_name(node),
+            Self::StartMoves { moves, reason, .. } => {
+                is_text(reason) && moves.iter().all(|requested| is_name(&requested.topic))
+            }
+            Self::EndMove { outcome, .. } => match outcome {
+                MoveOutcome::Opened { end_offset, .. } => *end_offset >= 0,
+                MoveOutcome::Cancelled { reason } => is_text(reason),
+            },
+            Self::DropSegment { topic, .. } => is_name(topic),
         }
     }
 }
@@ -220,6 +265,41 @@ mod tests {
             Command::PreferLeader {
                 group: 1,
                 node: "n1".to_owned(),
+            },
+            Command::StartMoves {
+                moves: vec![MoveRequest {
+                    topic: "t".to_owned(),
+                    queue: 3,
+                    to: 2,
+                }],
+                reason: "rebalance".to_owned(),
+                now_ms: 5,
+            },
+            Command::EndMove {
+                id: 7,
+                outcome: MoveOutcome::Opened {
+                    end_offset: 9,
+                    writer_pause_ms: 1,
+                    bytes_copied: 0,
+                },
+                now_ms: 6,
+            },
+            Command::EndMove {
+                id: 8,
+                outcome: MoveOutcome::Cancelled {
+                    reason: "no majority".to_owned(),
+                },
+                now_ms: 6,
+            },
+            Command::DropSegment {
+                topic: "t".to_owned(),
+                topic_id: 1,
+                queue: 0,
+                generation: 1,
+            },
+            Command::SetDraining {
+                group: 1,
+                draining: true,
             },
         ]
     }

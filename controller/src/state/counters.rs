@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::limits::GROUP_NUMBER_MAX;
 use crate::metadata::Topic;
 
+/// The generation of a queue's first segment.
+pub const FIRST_GENERATION: u32 = 1;
+
 /// The last number given of each kind; 0 before the first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
@@ -14,6 +17,10 @@ pub struct Counters {
     pub(super) replica: u64,
     pub(super) topic: u64,
     pub(super) group: u16,
+    #[serde(default)]
+    pub(super) queue_move: u64,
+    #[serde(default)]
+    pub(super) generation: u32,
 }
 
 impl Counters {
@@ -42,6 +49,19 @@ impl Counters {
         }
         self.group += 1;
         Some(self.group)
+    }
+
+    /// An id for a move.
+    pub(super) fn next_move(&mut self) -> u64 {
+        self.queue_move += 1;
+        self.queue_move
+    }
+
+    /// A generation for a segment that a move opens: larger than any before, those of first segments included. `None`
+    /// once they are used up.
+    pub(super) fn next_generation(&mut self) -> Option<u32> {
+        self.generation = self.generation.max(FIRST_GENERATION).checked_add(1)?;
+        Some(self.generation)
     }
 }
 

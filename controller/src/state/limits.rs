@@ -21,6 +21,12 @@ pub const TOPICS_MAX: usize = 100_000;
 pub const QUEUES_PER_TOPIC_MAX: u32 = 16_384;
 /// Queues of all topics.
 pub const QUEUES_MAX: u64 = 1_000_000;
+/// Moves under way. Bounds what every copy of the metadata holds, not how many are carried out at once.
+pub const MOVES_UNDER_WAY_MAX: usize = 16_384;
+/// Moves started by one command.
+pub const MOVES_PER_COMMAND_MAX: usize = 256;
+/// Moves that ended and can still be looked at.
+pub const MOVES_ENDED_KEPT_MAX: usize = 512;
 /// Subscription groups.
 pub const SUBSCRIPTION_GROUPS_MAX: usize = 100_000;
 /// Subscription groups put by one command.

@@ -23,14 +23,18 @@ pub mod counters;
 pub mod limits;
 pub mod reply;
 
+mod move_index;
+mod moves;
+
 pub use command::{Command, Malformed};
-pub use counters::{Counters, QueueCounts};
+pub use counters::{Counters, FIRST_GENERATION, QueueCounts};
 pub use reply::{Refusal, Reply};
 
 use limits::{
     CONTROLLERS_MAX, NODES_MAX, QUEUES_MAX, QUEUES_PER_TOPIC_MAX, REPLICAS_MAX, SUBSCRIPTION_GROUPS_MAX,
     SUBSCRIPTION_GROUPS_PER_COMMAND_MAX, TOPICS_MAX,
 };
+use move_index::MoveIndex;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +44,8 @@ pub struct State {
     counters: Counters,
     #[serde(skip)]
     queues: QueueCounts,
+    #[serde(skip)]
+    moves: MoveIndex,
 }
 
 /// What of a [`State`] is written; the rest follows from it.
@@ -52,10 +58,12 @@ struct Stored {
 impl From<Stored> for State {
     fn from(stored: Stored) -> Self {
         let queues = QueueCounts::of(stored.metadata.topics.values().map(Arc::as_ref));
+        let moves = MoveIndex::of(&stored.metadata.moves);
         Self {
             metadata: stored.metadata,
             counters: stored.counters,
             queues,
+            moves,
         }
     }
 }
@@ -134,8 +142,9 @@ impl State {
                 return self.put_topic(config, if_absent, &groups, now_ms, changes);
             }
             Command::DeleteTopic { name } => {
-                let topic = self.metadata.topics.get(&name).ok_or(Refusal::TopicNotExist)?;
-                self.queues.remove(topic);
+                let topic = self.metadata.topics.get(&name).ok_or(Refusal::TopicNotExist)?.clone();
+                self.queues.remove(&topic);
+                self.cancel_moves_of(topic.id, changes);
                 self.change(Change::Topic(name, None), changes);
             }
             Command::PutSubscriptionGroups { configs, if_absent } => {
@@ -148,6 +157,15 @@ impl State {
                 self.change(Change::SubscriptionGroup(name, None), changes);
             }
             Command::PreferLeader { group, node } => self.prefer_leader(group, node, changes)?,
+            Command::StartMoves { moves, reason, now_ms } => return self.start_moves(moves, &reason, now_ms, changes),
+            Command::EndMove { id, outcome, now_ms } => self.end_move(id, outcome, now_ms, changes)?,
+            Command::DropSegment {
+                topic,
+                topic_id,
+                queue,
+                generation,
+            } => self.drop_segment(&topic, topic_id, queue, generation, changes)?,
+            Command::SetDraining { group, draining } => self.set_draining(group, draining, changes)?,
         }
         Ok(self.done())
     }
@@ -300,7 +318,7 @@ impl State {
         let count = topic.config.queues as usize - topic.queues.len();
         for group in placement::place_queues(&self.metadata, &self.queues, &topic.queues, count, pinned) {
             topic.queues.push(vec![Segment {
-                generation: 1,
+                generation: FIRST_GENERATION,
                 group,
                 start: 0,
                 end: None,
@@ -399,3 +417,6 @@ fn check_policy(policy: &Policy) -> Result<(), Refusal> {
 #[cfg(test)]
 #[path = "mod_test.rs"]
 mod tests;
+
+#[cfg(test)]
+mod moves_test;

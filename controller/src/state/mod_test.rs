@@ -3,10 +3,11 @@
 
 use super::*;
 use crate::metadata::SLOTS;
+use crate::queue_move::{MoveOutcome, MoveRequest};
 
 #[derive(Default)]
-struct Check {
-    state: State,
+pub(super) struct Check {
+    pub(super) state: State,
     copy: Metadata,
     log_index: u64,
 }
@@ -20,7 +21,7 @@ impl Check {
     }
 
     /// With three nodes and three Raft groups; the next command has log index 5.
-    fn with_groups() -> Self {
+    pub(super) fn with_groups() -> Self {
         let mut check = Self::founded(Policy::default());
         for name in ["n1", "n2", "n3"] {
             check.done(register(name, "v"));
@@ -28,7 +29,7 @@ impl Check {
         check
     }
 
-    fn apply(&mut self, command: Command) -> Reply {
+    pub(super) fn apply(&mut self, command: Command) -> Reply {
         self.log_index += 1;
         let before = self.state.clone();
         let command = Command::decode(&command.encode()).expect("commands survive their frames");
@@ -41,22 +42,22 @@ impl Check {
             self.copy.apply(self.log_index, changes);
         }
         assert_eq!(self.copy, self.state.metadata);
-        if let Reply::Done { epoch } | Reply::Topic { epoch, .. } | Reply::Controller { epoch, .. } = reply {
-            assert_eq!(epoch, self.state.metadata.epoch);
+        if !matches!(reply, Reply::Refused(_)) {
+            assert_eq!(reply.epoch(), self.state.metadata.epoch);
         }
         reply
     }
 
-    fn done(&mut self, command: Command) {
+    pub(super) fn done(&mut self, command: Command) {
         let reply = self.apply(command);
         assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
     }
 
-    fn refused(&mut self, command: Command, why: Refusal) {
+    pub(super) fn refused(&mut self, command: Command, why: Refusal) {
         assert_eq!(self.apply(command), Reply::Refused(why));
     }
 
-    fn unchanged(&mut self, command: Command) {
+    pub(super) fn unchanged(&mut self, command: Command) {
         let before = self.state.metadata.epoch;
         self.done(command);
         assert_eq!(self.state.metadata.epoch, before);
@@ -76,9 +77,12 @@ impl Check {
         groups.map(|group| group.founder).collect()
     }
 
-    fn queues(&self, topic: &str) -> Vec<u16> {
+    pub(super) fn queues(&self, topic: &str) -> Vec<u16> {
         let queues = &self.state.metadata.topics[topic].queues;
-        queues.iter().map(|segments| segments[0].group).collect()
+        queues
+            .iter()
+            .map(|segments| segments.last().expect("an open one").group)
+            .collect()
     }
 }
 
@@ -114,7 +118,7 @@ fn put_controller(name: &str, address: &str, volume: &str) -> Command {
     }
 }
 
-fn put_topic(name: &str, queues: u32, groups: &[u16]) -> Command {
+pub(super) fn put_topic(name: &str, queues: u32, groups: &[u16]) -> Command {
     Command::PutTopic {
         config: TopicConfig::new(name, queues),
         if_absent: false,
@@ -124,7 +128,7 @@ fn put_topic(name: &str, queues: u32, groups: &[u16]) -> Command {
     }
 }
 
-fn delete_topic(name: &str) -> Command {
+pub(super) fn delete_topic(name: &str) -> Command {
     Command::DeleteTopic { name: name.to_owned() }
 }
 
@@ -471,7 +475,7 @@ impl Random {
     }
 
     fn command(&mut self) -> Command {
-        match self.below(12) {
+        match self.below(20) {
             0 => found("c", &self.name("", 2), Policy::default()),
             1 => Command::SetPolicy {
                 policy: Policy {
@@ -506,7 +510,46 @@ impl Random {
             10 => Command::DeleteSubscriptionGroup {
                 name: self.name("g", 9),
             },
-            _ => prefer(self.below(10) as u16, &self.name("n", 8)),
+            11 => prefer(self.below(10) as u16, &self.name("n", 8)),
+            12..=14 => Command::StartMoves {
+                moves: (0..=self.below(2)).map(|_| self.move_request()).collect(),
+                reason: "at random".to_owned(),
+                now_ms: self.below(1_000) as i64,
+            },
+            15..=17 => Command::EndMove {
+                id: 1 + self.below(40),
+                outcome: match self.below(4) {
+                    0 => MoveOutcome::Cancelled {
+                        reason: self.name("because ", 3),
+                    },
+                    _ => MoveOutcome::Opened {
+                        end_offset: self.below(30) as i64,
+                        writer_pause_ms: self.below(9),
+                        bytes_copied: 0,
+                    },
+                },
+                now_ms: self.below(1_000) as i64,
+            },
+            18 => Command::DropSegment {
+                topic: self.name("t", 12),
+                topic_id: 1 + self.below(30),
+                queue: self.below(4) as u32,
+                generation: 1 + self.below(8) as u32,
+            },
+            _ => Command::SetDraining {
+                group: 1 + self.below(8) as u16,
+                draining: self.below(2) == 0,
+            },
+        }
+    }
+}
+
+impl Random {
+    fn move_request(&mut self) -> MoveRequest {
+        MoveRequest {
+            topic: self.name("t", 12),
+            queue: self.below(4) as u32,
+            to: 1 + self.below(8) as u16,
         }
     }
 }
@@ -539,15 +582,51 @@ fn check_invariants(
         assert_eq!(topics.entry(topic.id).or_insert(name.clone()), name);
         assert_eq!(topic.queues.len(), topic.config.queues as usize);
         for queue in &topic.queues {
-            assert!(matches!(queue[..], [Segment { end: None, group, .. }] if metadata.groups.contains_key(&group)));
+            check_segments(queue, metadata);
         }
     }
+    assert!(metadata.groups.is_empty() || metadata.groups.values().any(|group| !group.draining));
+    check_moves(metadata);
     let replicas: BTreeSet<u64> = metadata
         .controllers
         .values()
         .map(|controller| controller.replica)
         .collect();
     assert_eq!(replicas.len(), metadata.controllers.len());
+}
+
+/// They follow each other without a gap, and only the last one is open.
+fn check_segments(queue: &[Segment], metadata: &Metadata) {
+    let (open, ended) = queue.split_last().expect("every queue has a segment");
+    assert_eq!(open.end, None, "{queue:?}");
+    assert!(
+        ended.iter().all(|segment| segment.end > Some(segment.start)),
+        "{queue:?}"
+    );
+    for pair in queue.windows(2) {
+        assert_eq!(pair[0].end, Some(pair[1].start), "{queue:?}");
+        assert!(pair[0].generation < pair[1].generation, "{queue:?}");
+    }
+    assert!(queue.iter().all(|segment| metadata.groups.contains_key(&segment.group)));
+}
+
+/// One under way for a queue, from where it is; no generation twice.
+fn check_moves(metadata: &Metadata) {
+    let mut queues = BTreeSet::new();
+    let mut generations = BTreeSet::new();
+    for (id, queue_move) in &metadata.moves {
+        assert!(generations.insert(queue_move.generation), "{id}: {queue_move:?}");
+        assert_eq!(queue_move.is_under_way(), queue_move.ended_ms.is_none());
+        if queue_move.is_under_way() {
+            let topic = &metadata.topics[&queue_move.topic];
+            assert_eq!(topic.id, queue_move.topic_id);
+            assert_eq!(topic.open_segment(queue_move.queue).unwrap().group, queue_move.from);
+            assert!(
+                queues.insert((queue_move.topic_id, queue_move.queue)),
+                "{id}: {queue_move:?}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -568,5 +647,6 @@ fn any_commands_keep_copies_equal_and_ids_apart() {
             }
         }
         assert!(check.state.metadata.groups.len() > 1, "nothing was done");
+        assert!(!check.state.metadata.moves.is_empty(), "nothing was moved");
     }
 }

@@ -28,6 +28,13 @@ pub enum Reply {
         /// The metadata's epoch.
         epoch: u64,
     },
+    /// The moves are under way.
+    Moves {
+        /// Their ids, in the order in which they were asked for.
+        ids: Vec<u64>,
+        /// The metadata's epoch.
+        epoch: u64,
+    },
     /// Certainly not carried out.
     Refused(Refusal),
 }
@@ -36,7 +43,10 @@ impl Reply {
     /// The metadata's epoch; 0 of a refusal.
     pub fn epoch(&self) -> u64 {
         match self {
-            Self::Done { epoch } | Self::Topic { epoch, .. } | Self::Controller { epoch, .. } => *epoch,
+            Self::Done { epoch }
+            | Self::Topic { epoch, .. }
+            | Self::Controller { epoch, .. }
+            | Self::Moves { epoch, .. } => *epoch,
             Self::Refused(_) => 0,
         }
     }
@@ -79,6 +89,30 @@ pub enum Refusal {
     /// A topic's queue count may grow, not shrink.
     #[error("the number of queues cannot be reduced")]
     FewerQueues,
+    /// The topic has no queue of this number.
+    #[error("queue does not exist")]
+    QueueNotExist,
+    /// The queue is on its way already.
+    #[error("a move of the queue is under way")]
+    MoveUnderWay,
+    /// The queue's open segment is in that Raft group.
+    #[error("the queue is in this group already")]
+    SameGroup,
+    /// The move does not exist, or ended long ago.
+    #[error("move does not exist")]
+    MoveNotExist,
+    /// The move ended, and otherwise.
+    #[error("the move has ended otherwise")]
+    MoveEnded,
+    /// A draining Raft group gets no queues.
+    #[error("the group is draining")]
+    GroupDraining,
+    /// The queues of the Raft group would have nowhere to go.
+    #[error("it is the last group that is not draining")]
+    LastGroup,
+    /// Only the first segment of a queue can be dropped, and only once it has an end.
+    #[error("only the first segment of a queue can be dropped, once it has an end")]
+    SegmentNotDropped,
     /// A bound of `limits.rs` is reached.
     #[error("limit reached: {0}")]
     LimitReached(String),
