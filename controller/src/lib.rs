@@ -6,13 +6,16 @@
 //! shell that keeps the state on disk. What comes out is the [`metadata`], which every process has a copy of in a
 //! [`feed::Feed`]: the feed remembers recent changes, so that a copy is brought up to date without sending it whole.
 //!
+//! Where queues had better be is the matter of [`planning`].
+//!
 //! Reading order: [`metadata`], [`topic`], [`queue_move`], [`subscription_group`], [`state`], [`placement`],
-//! [`feed`], [`machine`].
+//! [`planning`], [`feed`], [`machine`].
 
 pub mod feed;
 pub mod machine;
 pub mod metadata;
 pub mod placement;
+pub mod planning;
 pub mod protocol;
 pub mod queue_move;
 pub mod state;

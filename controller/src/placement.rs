@@ -4,7 +4,7 @@
 //! replicas that already applied it, and would come out otherwise on those that apply it again.
 //!
 //! Holds: a node has at most one replica of a Raft group; nodes lead, and Raft groups own, about equally many.
-//! Not here: moving what has been placed.
+//! Not here: moving what has been placed (`planning.rs`).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};

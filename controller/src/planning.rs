@@ -1,0 +1,103 @@
+//! Which queues should move. Pure: the same metadata and loads give the same moves. Nothing is started here.
+//!
+//! [`rebalance`] leads to where [`crate::placement`] would have put the queues had all Raft groups been there from the
+//! start: the queues of each topic lie evenly on the groups that stay, and so do the queues of all topics, give or take
+//! one. Among all such layouts it takes one that the fewest moves lead to (`spread.rs`), then exchanges queues between
+//! groups as long as that evens out a known load without a change of the counts (`exchange.rs`). [`drain`] moves the
+//! queues of one group and no others.
+//!
+//! Holds: no move goes to where the queue is, or to a draining group; a queue that is on its way counts where it goes
+//! and is left alone; after the moves of a plan the next one is empty.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use crate::metadata::Metadata;
+use crate::placement::staying_groups;
+
+mod exchange;
+mod layout;
+mod spread;
+
+use layout::Layout;
+
+/// A move that would be good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedMove {
+    /// The topic's name.
+    pub topic: String,
+    /// The queue's number.
+    pub queue: u32,
+    /// The Raft group that has it.
+    pub from: u16,
+    /// The Raft group that shall have it.
+    pub to: u16,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// The fewest moves that even out open queues over the Raft groups that stay. `load` is what a queue, by topic id and
+/// number, asks of its group, in any unit; 0 if that is not known.
+pub fn rebalance(metadata: &Metadata, load: impl Fn(u64, u32) -> u64) -> Vec<PlannedMove> {
+    let mut layout = Layout::of(metadata, load);
+    if layout.groups.is_empty() {
+        return Vec::new();
+    }
+    let counts: Vec<_> = layout
+        .topics
+        .iter()
+        .map(|topic| topic.counts(layout.groups.len()))
+        .collect();
+    layout.settle(&spread::spread(&counts, layout.groups.len()));
+    exchange::exchange(&mut layout);
+    layout.moves(metadata)
+}
+
+/// Moves of all queues that are open in a Raft group, evenly to the other ones that stay. None if there are no others.
+pub fn drain(metadata: &Metadata, group: u16) -> Vec<PlannedMove> {
+    let mut targets = staying_groups(metadata);
+    targets.remove(&group);
+    // None but draining ones may be left.
+    targets.retain(|target| !metadata.groups[target].draining);
+    let settled = layout::settled(metadata);
+    let mut open: BTreeMap<u16, u64> = BTreeMap::new();
+    for group in settled.iter().flat_map(|topic| &topic.groups) {
+        *open.entry(*group).or_default() += 1;
+    }
+    let mut moves = Vec::new();
+    for topic in &settled {
+        if !topic.groups.contains(&group) {
+            continue;
+        }
+        // The next queue goes where the fewest of this topic are, then the fewest of all.
+        let mut order: BinaryHeap<_> = targets
+            .iter()
+            .map(|target| {
+                let own = topic.groups.iter().filter(|group| *group == target).count();
+                Reverse((own, open.get(target).copied().unwrap_or(0), *target))
+            })
+            .collect();
+        for (at, queue) in topic.groups.iter().zip(0..) {
+            if *at != group || topic.on_their_way.contains(&queue) {
+                continue;
+            }
+            let Some(Reverse((own, all, to))) = order.pop() else {
+                break;
+            };
+            order.push(Reverse((own + 1, all + 1, to)));
+            *open.entry(to).or_default() += 1;
+            moves.push(PlannedMove {
+                topic: topic.name.to_owned(),
+                queue,
+                from: group,
+                to,
+                reason: format!("drain of {}", layout::group_name(metadata, group)),
+            });
+        }
+    }
+    moves
+}
+
+#[cfg(test)]
+#[path = "planning_test.rs"]
+mod tests;

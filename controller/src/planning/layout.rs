@@ -1,0 +1,251 @@
+//! The open queues as planning sees them: which can move, which are on their way, what each asks of its Raft group.
+//!
+//! Groups are named by their place among those that stay; a queue of a draining group has no place until it is settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::PlannedMove;
+use super::spread::Counts;
+use crate::metadata::Metadata;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Layout<'a> {
+    /// Numbers of the Raft groups that stay, in order.
+    pub groups: Vec<u16>,
+    /// Topics in the order of their names.
+    pub topics: Vec<TopicLayout<'a>>,
+    /// What all queues together ask of each group, by place.
+    pub loads: Vec<u128>,
+}
+
+/// The open queues of a topic.
+#[derive(Debug)]
+pub struct TopicLayout<'a> {
+    pub name: &'a str,
+    /// Those that can move.
+    pub queues: Vec<MovableQueue>,
+    /// How many are on their way to each place.
+    arriving: BTreeMap<usize, usize>,
+}
+
+/// A queue that can move.
+#[derive(Clone, Copy, Debug)]
+pub struct MovableQueue {
+    /// Its number.
+    pub number: u32,
+    /// The number of the Raft group that has it.
+    pub from: u16,
+    /// Where it is, then where it shall be.
+    pub place: Option<usize>,
+    /// What it asks of its group.
+    pub load: u64,
+}
+
+/// A topic's queues with the groups that have them, or will once moves under way are done.
+#[derive(Debug)]
+pub struct Settled<'a> {
+    pub name: &'a str,
+    pub id: u64,
+    /// By queue number.
+    pub groups: Vec<u16>,
+    /// Numbers of the queues under way.
+    pub on_their_way: BTreeSet<u32>,
+}
+
+/// All topics in the order of their names.
+pub fn settled(metadata: &Metadata) -> Vec<Settled<'_>> {
+    let mut targets: BTreeMap<u64, BTreeMap<u32, u16>> = BTreeMap::new();
+    for queue_move in metadata.moves.values().filter(|queue_move| queue_move.is_under_way()) {
+        let queues = targets.entry(queue_move.topic_id).or_default();
+        queues.insert(queue_move.queue, queue_move.to);
+    }
+    let topics = metadata.topics.iter().map(|(name, topic)| {
+        let targets = targets.remove(&topic.id).unwrap_or_default();
+        let open = topic.queues.iter().zip(0..).filter_map(|(segments, queue)| {
+            let open = segments.last()?.group;
+            Some(targets.get(&queue).copied().unwrap_or(open))
+        });
+        Settled {
+            name,
+            id: topic.id,
+            groups: open.collect(),
+            on_their_way: targets.into_keys().collect(),
+        }
+    });
+    topics.collect()
+}
+
+/// The name of a Raft group.
+pub fn group_name(metadata: &Metadata, number: u16) -> &str {
+    metadata.groups.get(&number).map_or("", |group| &group.name)
+}
+
+impl<'a> Layout<'a> {
+    /// The layout that the metadata tells of.
+    pub fn of(metadata: &'a Metadata, load: impl Fn(u64, u32) -> u64) -> Self {
+        let groups = metadata.groups.iter();
+        let groups: Vec<u16> = groups
+            .filter_map(|(number, group)| (!group.draining).then_some(*number))
+            .collect();
+        let place = |group: u16| groups.binary_search(&group).ok();
+        let mut loads = vec![0; groups.len()];
+        let topics = settled(metadata).into_iter().map(|topic| {
+            let mut layout = TopicLayout {
+                name: topic.name,
+                queues: Vec::new(),
+                arriving: BTreeMap::new(),
+            };
+            for (group, number) in topic.groups.iter().zip(0..) {
+                let place = place(*group);
+                let load = load(topic.id, number);
+                if let Some(place) = place {
+                    loads[place] += u128::from(load);
+                }
+                if !topic.on_their_way.contains(&number) {
+                    layout.queues.push(MovableQueue {
+                        number,
+                        from: *group,
+                        place,
+                        load,
+                    });
+                } else if let Some(place) = place {
+                    *layout.arriving.entry(place).or_default() += 1;
+                }
+            }
+            layout
+        });
+        let topics = topics.collect();
+        Self { groups, topics, loads }
+    }
+
+    /// Gives each topic as many queues in each place as `wanted` says, those that arrive included. Of the queues that
+    /// have to leave anyway those are taken that even out the load.
+    pub fn settle(&mut self, wanted: &[Vec<usize>]) {
+        for (topic, wanted) in self.topics.iter_mut().zip(wanted) {
+            let mut room = topic.room(wanted);
+            loop {
+                let to = (0..room.len())
+                    .filter(|place| room[*place] > 0)
+                    .min_by_key(|place| self.loads[*place]);
+                let Some(to) = to else { break };
+                let from = (0..room.len()).filter(|place| room[*place] < 0);
+                let from = from.max_by_key(|place| (self.loads[*place], std::cmp::Reverse(*place)));
+                // Those without a place first: they lie in groups that are drained.
+                let homeless = topic.queues.iter().any(|queue| queue.place.is_none());
+                let leaving = if homeless { None } else { from };
+                if !homeless && from.is_none() {
+                    break;
+                }
+                let half = leaving.map_or(0, |from| self.loads[from].saturating_sub(self.loads[to]) / 2);
+                let queue = topic.queues.iter_mut().filter(|queue| queue.place == leaving);
+                let Some(queue) = queue.min_by_key(|queue| u128::from(queue.load).abs_diff(half)) else {
+                    break;
+                };
+                queue.place = Some(to);
+                let load = u128::from(queue.load);
+                room[to] -= 1;
+                self.loads[to] += load;
+                if let Some(from) = leaving {
+                    room[from] += 1;
+                    self.loads[from] -= load;
+                }
+            }
+        }
+    }
+
+    /// The moves that lead here.
+    pub fn moves(&self, metadata: &Metadata) -> Vec<PlannedMove> {
+        let before = CountsBefore::of(metadata);
+        let mut moves = Vec::new();
+        for topic in &self.topics {
+            for queue in &topic.queues {
+                let Some(to) = queue.place.map(|place| self.groups[place]) else {
+                    continue;
+                };
+                if to != queue.from {
+                    moves.push(PlannedMove {
+                        topic: topic.name.to_owned(),
+                        queue: queue.number,
+                        from: queue.from,
+                        to,
+                        reason: before.reason(metadata, topic.name, queue.from, to),
+                    });
+                }
+            }
+        }
+        moves
+    }
+}
+
+impl TopicLayout<'_> {
+    /// How many of its queues are where.
+    pub fn counts(&self, places: usize) -> Counts {
+        let mut counts = Counts {
+            movable: vec![0; places],
+            fixed: vec![0; places],
+            homeless: 0,
+        };
+        for queue in &self.queues {
+            match queue.place {
+                Some(place) => counts.movable[place] += 1,
+                None => counts.homeless += 1,
+            }
+        }
+        for (place, count) in &self.arriving {
+            counts.fixed[*place] += count;
+        }
+        counts
+    }
+
+    /// How many more queues each place should have; negative: fewer.
+    fn room(&self, wanted: &[usize]) -> Vec<isize> {
+        let counts = self.counts(wanted.len());
+        let have = counts.movable.iter().zip(&counts.fixed);
+        let room = wanted
+            .iter()
+            .zip(have)
+            .map(|(wanted, (movable, fixed))| *wanted as isize - (movable + fixed) as isize);
+        room.collect()
+    }
+}
+
+/// How many queues were where before any of the moves, to say why they are made.
+struct CountsBefore<'a> {
+    all: BTreeMap<u16, usize>,
+    topics: BTreeMap<&'a str, BTreeMap<u16, usize>>,
+}
+
+impl<'a> CountsBefore<'a> {
+    fn of(metadata: &'a Metadata) -> Self {
+        let mut all: BTreeMap<u16, usize> = BTreeMap::new();
+        let topics = settled(metadata).into_iter().map(|topic| {
+            let mut own: BTreeMap<u16, usize> = BTreeMap::new();
+            for group in topic.groups {
+                *own.entry(group).or_default() += 1;
+                *all.entry(group).or_default() += 1;
+            }
+            (topic.name, own)
+        });
+        let topics = topics.collect();
+        Self { all, topics }
+    }
+
+    fn reason(&self, metadata: &Metadata, topic: &str, from: u16, to: u16) -> String {
+        let (source, target) = (group_name(metadata, from), group_name(metadata, to));
+        if metadata.groups.get(&from).is_none_or(|group| group.draining) {
+            return format!("drain of {source}");
+        }
+        let count = |counts: &BTreeMap<u16, usize>, group: u16| counts.get(&group).copied().unwrap_or(0);
+        let own = &self.topics[topic];
+        let (have, other) = (count(own, from), count(own, to));
+        if have > other + 1 {
+            return format!("rebalance: {source} has {have} queues of the topic, {target} {other}");
+        }
+        let (have, other) = (count(&self.all, from), count(&self.all, to));
+        if have > other {
+            return format!("rebalance: {source} has {have} queues, {target} {other}");
+        }
+        format!("rebalance: evens out what {source} and {target} carry")
+    }
+}

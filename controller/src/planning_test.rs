@@ -1,0 +1,365 @@
+//! Plans for small clusters: tables of what is plain to see, and random layouts compared with the best of all layouts.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::metadata::{RaftGroup, Segment, Topic};
+use crate::queue_move::{MoveState, QueueMove};
+use crate::topic::TopicConfig;
+
+/// Raft groups `g1` to `g{groups}`.
+fn cluster(groups: u16, draining: &[u16]) -> Metadata {
+    let mut metadata = Metadata::default();
+    for number in 1..=groups {
+        let group = RaftGroup {
+            name: format!("g{number}"),
+            creation: 1,
+            members: Vec::new(),
+            preferred: String::new(),
+            founder: 0,
+            draining: draining.contains(&number),
+        };
+        metadata.groups.insert(number, group);
+    }
+    metadata
+}
+
+/// One more topic, with a queue open in each of these groups.
+fn add_topic(metadata: &mut Metadata, name: &str, queues: &[u16]) {
+    let open = |group: &u16| {
+        vec![Segment {
+            generation: 1,
+            group: *group,
+            start: 0,
+            end: None,
+        }]
+    };
+    let topic = Topic {
+        id: metadata.topics.len() as u64 + 1,
+        epoch: 1,
+        created_ms: 0,
+        config: TopicConfig::new(name, queues.len() as u32),
+        queues: queues.iter().map(open).collect(),
+    };
+    metadata.topics.insert(name.to_owned(), Arc::new(topic));
+}
+
+fn with_topics(groups: u16, draining: &[u16], topics: &[Vec<u16>]) -> Metadata {
+    let mut metadata = cluster(groups, draining);
+    for (number, queues) in topics.iter().enumerate() {
+        add_topic(&mut metadata, &format!("t{number}"), queues);
+    }
+    metadata
+}
+
+/// The moves are done.
+fn done(metadata: &mut Metadata, moves: &[PlannedMove]) {
+    for planned in moves {
+        let topic = Arc::make_mut(metadata.topics.get_mut(&planned.topic).unwrap());
+        let open = topic.queues[planned.queue as usize].last_mut().unwrap();
+        assert_eq!(open.group, planned.from);
+        open.group = planned.to;
+    }
+}
+
+/// The moves are under way.
+fn started(metadata: &mut Metadata, moves: &[PlannedMove]) {
+    for planned in moves {
+        let id = metadata.moves.len() as u64 + 1;
+        let queue_move = QueueMove {
+            topic: planned.topic.clone(),
+            topic_id: metadata.topics[&planned.topic].id,
+            queue: planned.queue,
+            from: planned.from,
+            to: planned.to,
+            generation: 2,
+            state: MoveState::Preparing,
+            reason: String::new(),
+            started_ms: 0,
+            ended_ms: None,
+            end_offset: None,
+            writer_pause_ms: None,
+            bytes_copied: 0,
+        };
+        metadata.moves.insert(id, queue_move);
+    }
+}
+
+fn idle(_: u64, _: u32) -> u64 {
+    0
+}
+
+/// Open queues of a topic, or of all, by group; groups without any are left out.
+fn open(metadata: &Metadata, topic: Option<&str>) -> BTreeMap<u16, usize> {
+    let mut open = BTreeMap::new();
+    for (name, known) in &metadata.topics {
+        if topic.is_none_or(|topic| topic == name) {
+            for queue in &known.queues {
+                *open.entry(queue.last().unwrap().group).or_default() += 1;
+            }
+        }
+    }
+    open
+}
+
+fn staying(metadata: &Metadata) -> Vec<u16> {
+    let groups = metadata.groups.iter();
+    groups
+        .filter(|(_, group)| !group.draining)
+        .map(|(number, _)| *number)
+        .collect()
+}
+
+fn difference(metadata: &Metadata, counts: &BTreeMap<u16, usize>) -> usize {
+    let counts = staying(metadata)
+        .into_iter()
+        .map(|group| counts.get(&group).copied().unwrap_or(0));
+    let (least, most) = counts.fold((usize::MAX, 0), |(least, most), count| {
+        (least.min(count), most.max(count))
+    });
+    most - least
+}
+
+fn short(moves: &[PlannedMove]) -> Vec<String> {
+    let line = |planned: &PlannedMove| format!("{}/{} {}>{}", planned.topic, planned.queue, planned.from, planned.to);
+    moves.iter().map(line).collect()
+}
+
+#[test]
+fn queues_spread_over_groups_that_come() {
+    let mut metadata = with_topics(4, &[], &[vec![1, 2, 1, 2, 1, 2, 1, 2]]);
+    let moves = rebalance(&metadata, idle);
+    assert_eq!(short(&moves), ["t0/0 1>3", "t0/1 2>4", "t0/2 1>3", "t0/3 2>4"]);
+    assert_eq!(moves[0].reason, "rebalance: g1 has 4 queues of the topic, g3 0");
+    started(&mut metadata, &moves);
+    assert_eq!(rebalance(&metadata, idle), [], "what is under way counts where it goes");
+    metadata.moves.clear();
+    done(&mut metadata, &moves);
+    assert_eq!(rebalance(&metadata, idle), []);
+}
+
+#[test]
+fn topics_of_one_queue_spread_as_well() {
+    let metadata = with_topics(3, &[], &[vec![1], vec![1], vec![1], vec![2]]);
+    let moves = rebalance(&metadata, idle);
+    assert_eq!(moves.len(), 1, "{moves:?}");
+    assert_eq!((moves[0].from, moves[0].to), (1, 3));
+    assert_eq!(moves[0].reason, "rebalance: g1 has 3 queues, g3 0");
+}
+
+#[test]
+fn queues_pass_through_a_third_topic_when_that_takes_fewer_moves() {
+    // By itself each topic is even; g1 has 4, g2 3 and g3 2.
+    let metadata = with_topics(3, &[], &[vec![1, 2], vec![1, 2], vec![1, 2], vec![1, 3], vec![3]]);
+    assert_eq!(rebalance(&metadata, idle).len(), 1);
+}
+
+#[test]
+fn what_is_even_stays() {
+    for topics in [
+        vec![vec![1, 2, 3, 1]],
+        vec![vec![3], vec![1], vec![2, 3]],
+        vec![],
+        vec![vec![]],
+    ] {
+        let metadata = with_topics(3, &[], &topics);
+        assert_eq!(rebalance(&metadata, idle), [], "{topics:?}");
+    }
+    assert_eq!(rebalance(&Metadata::default(), idle), []);
+}
+
+#[test]
+fn a_draining_group_loses_all_and_gets_nothing() {
+    let metadata = with_topics(3, &[1], &[vec![1, 2, 3, 1], vec![1, 1]]);
+    let moves = rebalance(&metadata, idle);
+    assert_eq!(moves.len(), 4);
+    for planned in &moves {
+        assert_eq!((planned.from, planned.reason.as_str()), (1, "drain of g1"));
+    }
+    assert_eq!(open(&after(&metadata, &moves), None), BTreeMap::from([(2, 3), (3, 3)]));
+}
+
+fn after(metadata: &Metadata, moves: &[PlannedMove]) -> Metadata {
+    let mut metadata = metadata.clone();
+    done(&mut metadata, moves);
+    metadata
+}
+
+#[test]
+fn a_drain_moves_what_is_there_and_nothing_else() {
+    let mut metadata = with_topics(3, &[], &[vec![1, 2, 3, 1, 1], vec![1, 2, 2], vec![2, 2, 2]]);
+    let moves = drain(&metadata, 1);
+    assert_eq!(short(&moves), ["t0/0 1>3", "t0/3 1>2", "t0/4 1>3", "t1/0 1>3"]);
+    assert_eq!(moves[0].reason, "drain of g1");
+    started(&mut metadata, &moves[..2]);
+    assert_eq!(short(&drain(&metadata, 1)), ["t0/4 1>3", "t1/0 1>3"]);
+    // Nowhere to go.
+    let metadata = with_topics(2, &[1, 2], &[vec![1, 2]]);
+    assert_eq!(drain(&metadata, 1), []);
+    assert_eq!(drain(&Metadata::default(), 7), []);
+}
+
+#[test]
+fn loads_are_evened_out_without_a_change_of_the_counts() {
+    // The queues of g1 carry ten times as much as those of g2.
+    let metadata = with_topics(2, &[], &[vec![1, 2, 1, 2, 1, 2, 1, 2]]);
+    let load = |_: u64, queue: u32| if queue.is_multiple_of(2) { 100 } else { 10 };
+    let moves = rebalance(&metadata, load);
+    assert_eq!(moves.len(), 4, "{moves:?}");
+    assert_eq!(moves[0].reason, "rebalance: evens out what g1 and g2 carry");
+    let mut metadata = after(&metadata, &moves);
+    assert_eq!(open(&metadata, None), BTreeMap::from([(1, 4), (2, 4)]));
+    assert_eq!(rebalance(&metadata, load), []);
+    // Topics of one queue exchange with each other; a little is not worth it.
+    metadata = with_topics(2, &[], &[vec![1], vec![1], vec![2], vec![2]]);
+    assert_eq!(
+        rebalance(&metadata, |topic, _| [50, 50, 10, 10][topic as usize - 1]).len(),
+        2
+    );
+    assert_eq!(
+        rebalance(&metadata, |topic, _| [51, 51, 50, 50][topic as usize - 1]),
+        []
+    );
+    // Of those that move anyway the right ones do: g1 has 16, of which 8 go.
+    metadata = with_topics(2, &[], &[vec![1, 1, 1, 1]]);
+    let moves = rebalance(&metadata, |_, queue| [7, 7, 1, 1][queue as usize]);
+    assert_eq!(moves.len(), 2, "{moves:?}");
+    let numbers: BTreeSet<u32> = moves.iter().map(|planned| planned.queue / 2).collect();
+    assert_eq!(numbers.len(), 2, "one of each kind: {moves:?}");
+}
+
+/// The fewest moves to any layout that is even by topic and in all, found by trying every one.
+fn fewest_moves(metadata: &Metadata) -> usize {
+    let groups = staying(metadata);
+    let topics: Vec<&str> = metadata.topics.keys().map(String::as_str).collect();
+    let mut best = usize::MAX;
+    let mut totals = vec![0; groups.len()];
+    try_topics(metadata, &groups, &topics, 0, &mut totals, &mut best);
+    best
+}
+
+fn try_topics(
+    metadata: &Metadata,
+    groups: &[u16],
+    topics: &[&str],
+    moves: usize,
+    totals: &mut Vec<usize>,
+    best: &mut usize,
+) {
+    let Some((topic, rest)) = topics.split_first() else {
+        if totals.iter().max().unwrap() - totals.iter().min().unwrap() <= 1 {
+            *best = moves.min(*best);
+        }
+        return;
+    };
+    let open = open(metadata, Some(topic));
+    let count: usize = open.values().sum();
+    let (level, extras) = (count / groups.len(), count % groups.len());
+    for chosen in (0..1_u32 << groups.len()).filter(|chosen| chosen.count_ones() as usize == extras) {
+        let mut arriving = 0;
+        let wanted = |place: usize| level + (chosen >> place & 1) as usize;
+        for (place, group) in groups.iter().enumerate() {
+            totals[place] += wanted(place);
+            arriving += wanted(place).saturating_sub(open.get(group).copied().unwrap_or(0));
+        }
+        try_topics(metadata, groups, rest, moves + arriving, totals, best);
+        for (place, total) in totals.iter_mut().enumerate() {
+            *total -= wanted(place);
+        }
+    }
+}
+
+fn layouts(groups_max: u16, topics_max: usize, queues_max: usize) -> impl Strategy<Value = Metadata> {
+    (1..=groups_max).prop_flat_map(move |groups| {
+        let topics = prop::collection::vec(prop::collection::vec(1..=groups, 0..=queues_max), 0..=topics_max);
+        let draining = prop::collection::vec(2..=groups.max(2), 0..=usize::from(groups / 3));
+        (topics, draining).prop_map(move |(topics, draining)| with_topics(groups, &draining, &topics))
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_plan_leads_to_an_even_layout_and_the_next_is_empty(metadata in layouts(9, 30, 20), loads in any::<u64>()) {
+        let load = |topic: u64, queue: u32| match loads % 3 {
+            0 => 0,
+            _ => (topic.wrapping_mul(loads) >> 7) % 100 + u64::from(queue).wrapping_mul(loads >> 9) % 50,
+        };
+        let moves = rebalance(&metadata, load);
+        prop_assert_eq!(&moves, &rebalance(&metadata, load));
+        for planned in &moves {
+            prop_assert_ne!(planned.from, planned.to);
+            prop_assert!(!metadata.groups[&planned.to].draining);
+        }
+        let after = after(&metadata, &moves);
+        for name in after.topics.keys() {
+            prop_assert!(difference(&after, &open(&after, Some(name))) <= 1, "{name}");
+        }
+        let all = open(&after, None);
+        prop_assert!(difference(&after, &all) <= 1, "{all:?}");
+        prop_assert!(all.keys().all(|group| !after.groups[group].draining));
+        prop_assert_eq!(rebalance(&after, load), []);
+        let mut under_way = metadata.clone();
+        started(&mut under_way, &moves);
+        prop_assert_eq!(rebalance(&under_way, idle), []);
+    }
+
+    #[test]
+    fn no_other_plan_has_fewer_moves(metadata in layouts(4, 4, 7)) {
+        prop_assert_eq!(rebalance(&metadata, idle).len(), fewest_moves(&metadata));
+    }
+
+    #[test]
+    fn what_is_under_way_is_left_alone(metadata in layouts(5, 8, 9), part in 0_usize..20) {
+        let moves = rebalance(&metadata, idle);
+        let mut metadata = metadata;
+        // Some go elsewhere than planned.
+        let mut begun = moves[..part.min(moves.len())].to_vec();
+        let to = *metadata.groups.keys().next_back().unwrap();
+        begun.iter_mut().filter(|planned| planned.from != to).for_each(|planned| planned.to = to);
+        started(&mut metadata, &begun);
+        let busy: BTreeSet<(&str, u32)> = begun.iter().map(|planned| (planned.topic.as_str(), planned.queue)).collect();
+        let planned = rebalance(&metadata, idle);
+        for more in &planned {
+            prop_assert!(!busy.contains(&(more.topic.as_str(), more.queue)));
+            prop_assert_ne!(more.from, more.to);
+        }
+        let mut settled = metadata.clone();
+        settled.moves.clear();
+        done(&mut settled, &begun);
+        done(&mut settled, &planned);
+        started(&mut metadata, &planned);
+        prop_assert_eq!(rebalance(&metadata, idle), []);
+        let last = rebalance(&settled, idle);
+        done(&mut settled, &last);
+        prop_assert!(difference(&settled, &open(&settled, None)) <= 1);
+    }
+
+    #[test]
+    fn a_drain_empties_its_group(metadata in layouts(6, 10, 9), group in 1..=6_u16) {
+        let moves = drain(&metadata, group);
+        prop_assert!(moves.iter().all(|planned| planned.from == group && planned.to != group));
+        prop_assert!(moves.iter().all(|planned| !metadata.groups[&planned.to].draining));
+        let left = open(&after(&metadata, &moves), None).remove(&group).unwrap_or(0);
+        let others = staying(&metadata).iter().any(|other| *other != group);
+        prop_assert!(left == 0 || !others, "{left} left");
+    }
+}
+
+#[test]
+fn a_large_plan_is_made_quickly() {
+    // 100,000 topics of one queue and one of 16,384: from two groups to twelve.
+    let mut metadata = cluster(12, &[]);
+    for number in 0..100_000_u32 {
+        add_topic(&mut metadata, &format!("t{number}"), &[1 + u16::from(number % 2 == 1)]);
+    }
+    let large: Vec<u16> = (0..16_384).map(|queue| 1 + queue % 2).collect();
+    add_topic(&mut metadata, "u", &large);
+    let begun = std::time::Instant::now();
+    let moves = rebalance(&metadata, idle);
+    println!("{} moves planned in {:?}", moves.len(), begun.elapsed());
+    let after = after(&metadata, &moves);
+    assert!(difference(&after, &open(&after, None)) <= 1);
+}
