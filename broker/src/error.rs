@@ -15,7 +15,7 @@ use flotilla_api::remoting::frame::RemotingCommand;
 use flotilla_raft_store::error::{ProposeError, ReadError};
 
 use crate::controllers::NoController;
-use crate::state::Refusal;
+use crate::state::{Refusal, Successor};
 
 /// Why a request was not answered with success.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum Failure {
         /// Who does, as far as known here.
         leader: Option<String>,
     },
+    /// The queue's segment asked for, or its open one, is another Raft group's; nothing was done.
+    Moved(Successor),
     /// Too much is waiting or the disk is too full; nothing was done.
     Busy(String),
     /// A read could not be confirmed as fresh.
@@ -67,6 +69,13 @@ impl Failure {
         )
     }
 
+    /// The queue has no segment in this Raft group, as far as the replica asked knows.
+    pub fn not_open(topic: &str, queue: u32) -> Self {
+        Self::Unavailable(format!(
+            "queue {queue} of topic {topic} is not open in this raft group yet"
+        ))
+    }
+
     /// Reading this node's own data failed.
     pub fn storage(error: &io::Error) -> Self {
         Self::answer(response::SYSTEM_ERROR, format!("read stored data: {error}"))
@@ -74,7 +83,10 @@ impl Failure {
 
     /// True when the same request may be tried again without doing anything twice.
     pub fn surely_not_done(&self) -> bool {
-        matches!(self, Self::NotLeader { .. } | Self::Busy(_) | Self::Unavailable(_))
+        matches!(
+            self,
+            Self::NotLeader { .. } | Self::Moved(_) | Self::Busy(_) | Self::Unavailable(_)
+        )
     }
 
     /// The response code and remark of this failure.
@@ -85,6 +97,10 @@ impl Failure {
             Self::NotLeader { .. } => (
                 response::SERVICE_NOT_AVAILABLE,
                 "no leader for this queue is known at the moment".to_owned(),
+            ),
+            Self::Moved(_) => (
+                response::SERVICE_NOT_AVAILABLE,
+                "the queue moves to another raft group at the moment".to_owned(),
             ),
             Self::Busy(reason) => (
                 response::SERVICE_NOT_AVAILABLE,
@@ -181,14 +197,18 @@ impl From<NoController> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal {
+            Refusal::Moved(successor) => return Self::Moved(successor),
             Refusal::TopicNotExist => response::TOPIC_NOT_EXIST,
             Refusal::QueueOutOfRange | Refusal::FewerQueues => response::INVALID_PARAMETER,
             Refusal::NotWritable => response::NO_PERMISSION,
             Refusal::StaleGeneration => response::SERVICE_NOT_AVAILABLE,
             Refusal::OtherTopic => response::SERVICE_NOT_AVAILABLE,
-            Refusal::Malformed | Refusal::Forgotten | Refusal::LimitReached(_) | Refusal::TrimBeyondLog => {
-                response::SYSTEM_ERROR
-            }
+            Refusal::Malformed
+            | Refusal::Forgotten
+            | Refusal::LimitReached(_)
+            | Refusal::TrimBeyondLog
+            | Refusal::NotReserved
+            | Refusal::TooLate => response::SYSTEM_ERROR,
         };
         Self::answer(code, refusal.to_string())
     }

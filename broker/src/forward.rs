@@ -22,7 +22,7 @@ use flotilla_raft_store::leadership::Leadership;
 use rand::seq::IndexedRandom;
 use tokio::time::{Instant, timeout_at};
 
-pub use frames::{alive_members_call, announces_call, has_epoch_call, has_topic_call, members_changed_call};
+pub use frames::{alive_members_call, announces_call, has_epoch_call, has_topic_call, members_changed_call, step_call};
 
 use frames::{Asked, Forwarded, Wait, decode_reply, encode_forwarded, encode_reply, kind};
 
@@ -30,6 +30,7 @@ use crate::error::Failure;
 use crate::membership;
 use crate::node::{Broker, Owned};
 use crate::peer::{self, CallKind};
+use crate::queue_moves;
 use crate::router::{self, Origin};
 use crate::state::ForwardMark;
 use crate::topic_changes;
@@ -81,10 +82,10 @@ pub async fn at_owner_within(
     // From the first try on of which nobody knows the outcome, nothing but success says more.
     let mut uncertain: Option<(u16, Failure)> = None;
     loop {
-        let owner = broker.owner(owned);
-        let Some(group) = owner.filter(|group| uncertain.as_ref().is_none_or(|(before, _)| before == group)) else {
-            // Only the group that may have done it would know it again.
-            return Err(uncertain.map_or(Failure::NotLeader { leader: None }, |(_, failure)| failure));
+        // Only the group that may have done it would know it again.
+        let before = uncertain.as_ref().map(|(before, _)| *before);
+        let Some(group) = before.or_else(|| broker.owner(owned)) else {
+            return Err(Failure::NotLeader { leader: None });
         };
         let seen = broker.leadership(group);
         let outcome = match broker.replicas.get(group) {
@@ -116,6 +117,14 @@ pub async fn at_owner_within(
             (Ok(answer), _) => return Ok(answer),
             (Err(failure), _) => failure,
         };
+        if let Failure::Moved(segment) = failure {
+            // Whatever was sent to the group before, it would know: nothing of it is stored.
+            uncertain = None;
+            if broker.learn_moved(owned, segment) {
+                broker.metrics.forward_retries.inc();
+                continue;
+            }
+        }
         let numbered = number.is_some();
         if matches!(failure, Failure::Unknown(_)) && repeat == Repeat::Recognised && numbered && uncertain.is_none() {
             uncertain = Some((group, failure.clone()));
@@ -242,6 +251,11 @@ pub async fn wait_at_owner(
             }
             None => Failure::NotLeader { leader: None },
         };
+        if let Failure::Moved(segment) = failure
+            && broker.learn_moved(owned, segment)
+        {
+            continue;
+        }
         if Instant::now() + pause >= deadline {
             return Err(failure);
         }
@@ -280,6 +294,8 @@ async fn call(
     };
     match &outcome {
         Err(Failure::NotLeader { leader: Some(leader) }) if leader != node => broker.leaders.hint(group, leader),
+        // These come from the leader.
+        Err(Failure::Moved(_) | Failure::Busy(_)) => {}
         Err(_) => broker.leaders.forget(group, node),
         Ok(_) => broker.leaders.hint(group, node),
     }
@@ -309,6 +325,13 @@ pub async fn serve(broker: &Arc<Broker>, call: Bytes) -> Bytes {
             let topic = String::from_utf8_lossy(&rest).into_owned();
             let has = topic_changes::leader_has(broker, group, &topic, version).await;
             return Bytes::from_static(if has { &[1] } else { &[0] });
+        }
+        Some((&kind::STEP, _)) => {
+            let mut rest = call.slice(1..);
+            let Ok(group) = rest.try_get_u16() else {
+                return Bytes::new();
+            };
+            return queue_moves::serve(broker, group, rest).await;
         }
         Some((&kind::ANNOUNCES, _)) => {
             let announced = membership::announced_here(broker, call.slice(1..));

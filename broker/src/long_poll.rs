@@ -16,6 +16,15 @@ use tokio::sync::watch;
 /// What the watched maximum becomes when the node stops: past every offset, so everyone wakes.
 const RELEASED: i64 = i64::MAX;
 
+/// What pulls of one queue wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Level {
+    /// The queue's maximum offset.
+    max_offset: i64,
+    /// How often its open segment came or went while anybody waited.
+    handovers: u64,
+}
+
 /// The table of parked pulls of one node, by topic and queue.
 #[derive(Debug)]
 pub struct ParkedPulls {
@@ -30,10 +39,10 @@ struct Table {
     released: bool,
 }
 
-/// The pulls waiting on one queue share one watched value: the queue's maximum offset.
+/// The pulls waiting on one queue share one watched value.
 #[derive(Debug)]
 struct Waiting {
-    max_offset: watch::Sender<i64>,
+    level: watch::Sender<Level>,
     pulls: usize,
 }
 
@@ -65,16 +74,21 @@ impl ParkedPulls {
         }
         let queues = table.topics.get_mut(topic).expect("inserted above when it was missing");
         let waiting = queues.entry(queue).or_insert_with(|| Waiting {
-            max_offset: watch::Sender::new(start),
+            level: watch::Sender::new(Level {
+                max_offset: start,
+                handovers: 0,
+            }),
             pulls: 0,
         });
         waiting.pulls += 1;
-        let max_offset = waiting.max_offset.subscribe();
+        let level = waiting.level.subscribe();
+        let handovers = level.borrow().handovers;
         Ok(Parked {
             pulls: Arc::clone(self),
             topic: topic.to_owned(),
             queue,
-            max_offset,
+            level,
+            handovers,
         })
     }
 
@@ -82,11 +96,19 @@ impl ParkedPulls {
     pub fn appended(&self, topic: &str, queue: u32, max_offset: i64) {
         let table = self.table.lock();
         if let Some(waiting) = table.topics.get(topic).and_then(|queues| queues.get(&queue)) {
-            waiting.max_offset.send_if_modified(|known| {
-                let grew = max_offset > *known;
-                *known = max_offset.max(*known);
+            waiting.level.send_if_modified(|known| {
+                let grew = max_offset > known.max_offset;
+                known.max_offset = max_offset.max(known.max_offset);
                 grew
             });
+        }
+    }
+
+    /// Wakes everybody who waits on a queue: its open segment came or went.
+    pub fn handed_over(&self, topic: &str, queue: u32) {
+        let table = self.table.lock();
+        if let Some(waiting) = table.topics.get(topic).and_then(|queues| queues.get(&queue)) {
+            waiting.level.send_modify(|known| known.handovers += 1);
         }
     }
 
@@ -95,7 +117,7 @@ impl ParkedPulls {
         let mut table = self.table.lock();
         table.released = true;
         for waiting in table.topics.values().flat_map(HashMap::values) {
-            waiting.max_offset.send_replace(RELEASED);
+            waiting.level.send_modify(|known| known.max_offset = RELEASED);
         }
     }
 
@@ -128,7 +150,9 @@ pub struct Parked {
     pulls: Arc<ParkedPulls>,
     topic: String,
     queue: u32,
-    max_offset: watch::Receiver<i64>,
+    level: watch::Receiver<Level>,
+    /// The handovers that were before.
+    handovers: u64,
 }
 
 /// Why a parked pull was woken.
@@ -136,21 +160,31 @@ pub struct Parked {
 pub enum Woken {
     /// The queue has a message at the offset waited for.
     Appended,
+    /// The queue's open segment came or went.
+    HandedOver,
     /// The node stops.
     Released,
 }
 
 impl Parked {
-    /// Waits until the queue holds a message at `queue_offset`, or the node stops.
+    /// Waits until the queue holds a message at `queue_offset`, its open segment comes or goes, or the node stops.
     pub async fn wait(&mut self, queue_offset: i64) -> Woken {
-        match self
-            .max_offset
-            .wait_for(|max| *max > queue_offset)
+        let before = self.handovers;
+        let level = self
+            .level
+            .wait_for(|level| level.max_offset > queue_offset || level.handovers != before)
             .await
-            .map(|max| *max)
-        {
-            Ok(RELEASED) | Err(_) => Woken::Released,
-            Ok(_) => Woken::Appended,
+            .map(|level| *level);
+        match level {
+            Ok(Level {
+                max_offset: RELEASED, ..
+            })
+            | Err(_) => Woken::Released,
+            Ok(level) if level.max_offset > queue_offset => Woken::Appended,
+            Ok(level) => {
+                self.handovers = level.handovers;
+                Woken::HandedOver
+            }
         }
     }
 }

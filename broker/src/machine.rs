@@ -42,7 +42,7 @@ use queue_index::QueueIndex;
 use shared::{LastEntry, Loaded, Memory, Shared, membership_record};
 
 pub use crate::queue_index::Located;
-pub use reader::{FoundByKey, QueueBounds, StateReader};
+pub use reader::{FoundByKey, QueueBounds, SegmentBounds, StateReader};
 pub use shared::Digest;
 
 /// Told what an entry did, after it is applied and visible to readers. Called on the thread that applies: must
@@ -50,6 +50,8 @@ pub use shared::Digest;
 pub trait Events: Send + Sync + 'static {
     /// A queue reaches up to `max_offset` now.
     fn appended(&self, topic: &str, queue: u32, max_offset: i64);
+    /// A queue's open segment is not here any more, or here now.
+    fn handed_over(&self, _topic: &str, _queue: u32) {}
     /// Members or topics of a consumer group are others than before.
     fn membership_changed(&self, consumer_group: &str);
     /// An entry was applied in so much time.
@@ -126,6 +128,9 @@ impl Machine {
             self.events
                 .appended(&batch.topic, batch.queue.queue(), batch.end_offset());
         }
+        for (topic, queue) in &effects.handed_over {
+            self.events.handed_over(topic, *queue);
+        }
         for group in &effects.memberships {
             self.events.membership_changed(group);
         }
@@ -140,11 +145,11 @@ impl Machine {
             let memory = self.shared.memory.read();
             let topics = &memory.state.topics;
             let queues: Vec<_> = topics
-                .queues_up_to(u64::MAX)
+                .segments_up_to(u64::MAX)
                 .into_iter()
                 .filter_map(|id| {
-                    let name = topics.by_id(id.topic())?.config.name.clone();
-                    Some((name, id.queue(), topics.queue_by_id(id)?.max_offset))
+                    let name = topics.by_id(id.queue.topic())?.config.name.clone();
+                    Some((name, id.queue.queue(), topics.segment(id)?.max_offset))
                 })
                 .collect();
             let groups = memory.state.coordinator.consumer_groups();
@@ -152,6 +157,7 @@ impl Machine {
         };
         for (topic, queue, max_offset) in queues {
             self.events.appended(&topic, queue, max_offset);
+            self.events.handed_over(&topic, queue);
         }
         for group in groups {
             self.events.membership_changed(&group);
@@ -389,8 +395,13 @@ fn put_records(out: &mut WriteBatch, effects: &Effects) {
 /// after the changed records: a trim in the entry may have recorded a queue before its last message was added.
 fn put_queues(out: &mut WriteBatch, memory: &Memory, entry: &LastEntry) {
     for batch in &entry.batches {
-        if let Some(queue) = memory.state.topics.queue_by_id(batch.queue) {
-            queue_index::put(out, entry.log_index, batch);
+        let topics = &memory.state.topics;
+        if topics.by_id(batch.queue.topic()).is_none() {
+            continue;
+        }
+        queue_index::put(out, entry.log_index, batch);
+        // One that was sealed later in the entry is recorded as it ended.
+        if let Some(queue) = topics.queue_by_id(batch.queue) {
             out.put(Key::new(QUEUE).u64(batch.queue.0).finish(), queue.encode());
         }
     }

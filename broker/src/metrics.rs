@@ -47,6 +47,12 @@ pub struct Metrics {
     pub forward_retries: IntCounter,
     /// Bytes sent to other nodes, by purpose of the connection.
     pub transfer_bytes: IntCounterVec,
+    /// Moves of queues, by outcome.
+    pub queue_moves: IntCounterVec,
+    /// How long moves took.
+    pub queue_move_seconds: Histogram,
+    /// How long queues had no writer.
+    pub writer_pause_seconds: Histogram,
     /// Connections of other nodes refused in the handshake, by reason.
     pub peers_refused: IntCounterVec,
 }
@@ -90,6 +96,16 @@ impl Metrics {
             forward_retries: counter(
                 "flotilla_forward_retries_total",
                 "requests passed on again, because a leader was not found or died",
+            ),
+            queue_moves: counters(
+                "flotilla_queue_moves_total",
+                "queues that left a raft group led here, and moves given up",
+                "outcome",
+            ),
+            queue_move_seconds: seconds("flotilla_queue_move_seconds", "from taking a move up to its end"),
+            writer_pause_seconds: seconds(
+                "flotilla_queue_move_writer_pause_seconds",
+                "from sealing a segment of a queue to the opening of the next",
             ),
             transfer_bytes: counters(
                 "flotilla_group_transfer_bytes_total",

@@ -340,7 +340,12 @@ fn differences(broker: &Broker, replica: &Replica, changed: Option<Vec<String>>)
             (None, None) => {}
             // A copy that is behind must not delete what is newer than it.
             (None, Some((uid, version))) if !is_same(uid) && metadata.epoch > version => commands.push(delete(uid)),
-            (None, Some(_)) => {}
+            // Its settings are of use for what lies here still, and for what comes back.
+            (None, Some((_, version))) => {
+                if let Some(topic) = topic.filter(|topic| topic.epoch > version) {
+                    commands.push(Command::AssignTopic(settings_of(topic)));
+                }
+            }
             (Some(wanted), None) => commands.push(Command::AssignTopic(wanted)),
             (Some(wanted), Some((uid, version))) => {
                 if wanted.version <= version {
@@ -372,12 +377,20 @@ fn assignment(topic: &Topic, group: u16) -> Option<Assignment> {
         })
         .collect();
     (!open.is_empty()).then(|| Assignment {
+        open,
+        ..settings_of(topic)
+    })
+}
+
+/// A topic's settings, for a group where none of its queues is open.
+pub fn settings_of(topic: &Topic) -> Assignment {
+    Assignment {
         config: topic.config.clone(),
         uid: topic.id,
         version: topic.epoch,
         created_ms: topic.created_ms,
-        open,
-    })
+        open: Vec::new(),
+    }
 }
 
 async fn carry_out(replica: &Replica, commands: Vec<Command>) -> Result<(), String> {

@@ -238,6 +238,13 @@ impl Topic {
         self.queues.get(queue as usize)?.last()
     }
 
+    /// The segment of a queue that an offset belongs to: the first one for offsets before all of them.
+    pub fn segment_at(&self, queue: u32, offset: i64) -> Option<&Segment> {
+        let segments = self.queues.get(queue as usize)?;
+        let holds = segments.iter().rev().find(|segment| segment.start <= offset);
+        holds.or_else(|| segments.first())
+    }
+
     /// Numbers of the Raft groups that hold any of its segments, each once, in order.
     pub fn groups(&self) -> Vec<u16> {
         let mut groups: Vec<u16> = self.queues.iter().flatten().map(|segment| segment.group).collect();

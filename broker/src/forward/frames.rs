@@ -8,7 +8,7 @@ use flotilla_api::remoting::frame::{self, RemotingCommand};
 use crate::error::Failure;
 use crate::membership::{self, Membership};
 use crate::router::Origin;
-use crate::state::ForwardMark;
+use crate::state::{ForwardMark, Successor};
 
 /// First byte of a call between nodes: what it asks for.
 pub(super) mod kind {
@@ -18,6 +18,7 @@ pub(super) mod kind {
     pub const MEMBERS_CHANGED: u8 = 4;
     pub const HAS_EPOCH: u8 = 5;
     pub const HAS_TOPIC: u8 = 6;
+    pub const STEP: u8 = 7;
 }
 
 /// The call that asks a node which members of consumer groups are alive there.
@@ -58,6 +59,15 @@ pub fn has_topic_call(group: u16, version: u64, topic: &str) -> Bytes {
     call.put_u16(group);
     call.put_u64(version);
     call.put_slice(topic.as_bytes());
+    call.freeze()
+}
+
+/// The call that has the leader of a Raft group log one step of a queue's move.
+pub fn step_call(group: u16, step: &[u8]) -> Bytes {
+    let mut call = BytesMut::with_capacity(3 + step.len());
+    call.put_u8(kind::STEP);
+    call.put_u16(group);
+    call.put_slice(step);
     call.freeze()
 }
 
@@ -181,6 +191,7 @@ mod reply {
     pub const BUSY: u8 = 2;
     pub const UNAVAILABLE: u8 = 3;
     pub const UNKNOWN: u8 = 4;
+    pub const MOVED: u8 = 5;
 }
 
 pub(super) fn encode_reply(outcome: &Result<RemotingCommand, Failure>, request: Option<&RemotingCommand>) -> Bytes {
@@ -204,6 +215,12 @@ pub(super) fn encode_reply(outcome: &Result<RemotingCommand, Failure>, request: 
         Err(Failure::NotLeader { leader }) => {
             text(&mut out, reply::NOT_LEADER, leader.as_deref().unwrap_or_default());
         }
+        Err(Failure::Moved(successor)) => {
+            out.put_u8(reply::MOVED);
+            out.put_u32(successor.generation);
+            out.put_u16(successor.group);
+            out.put_i64(successor.start);
+        }
         Err(Failure::Busy(reason)) => text(&mut out, reply::BUSY, reason),
         Err(Failure::Unavailable(reason)) => text(&mut out, reply::UNAVAILABLE, reason),
         Err(Failure::Unknown(reason)) => text(&mut out, reply::UNKNOWN, reason),
@@ -217,6 +234,9 @@ pub(super) fn decode_reply(mut bytes: Bytes) -> Result<RemotingCommand, Failure>
     if kind == reply::ANSWER {
         return decode_frame(bytes).ok_or_else(garbled);
     }
+    if kind == reply::MOVED {
+        return Err(get_successor(&mut bytes).map_or_else(garbled, Failure::Moved));
+    }
     let text = String::from_utf8_lossy(&bytes).into_owned();
     Err(match kind {
         reply::NOT_LEADER => Failure::NotLeader {
@@ -226,6 +246,14 @@ pub(super) fn decode_reply(mut bytes: Bytes) -> Result<RemotingCommand, Failure>
         reply::UNAVAILABLE => Failure::Unavailable(text),
         reply::UNKNOWN => Failure::Unknown(text),
         _ => garbled(),
+    })
+}
+
+fn get_successor(bytes: &mut Bytes) -> Option<Successor> {
+    Some(Successor {
+        generation: bytes.try_get_u32().ok()?,
+        group: bytes.try_get_u16().ok()?,
+        start: bytes.try_get_i64().ok()?,
     })
 }
 
@@ -288,6 +316,11 @@ mod tests {
             Failure::Busy("full".to_owned()),
             Failure::Unavailable("cut off".to_owned()),
             Failure::Unknown("lost".to_owned()),
+            Failure::Moved(Successor {
+                generation: 7,
+                group: 3,
+                start: 1 << 40,
+            }),
         ];
         for failure in outcomes {
             let back = decode_reply(encode_reply(&Err(failure.clone()), Some(&request())));

@@ -60,6 +60,9 @@ pub async fn query(replica: &Replica, request: &RemotingCommand) -> Result<Remot
     check_group(header.consumer_group)?;
     replica.group.read_index().await?;
     let queue = u32::try_from(header.queue).map_err(|_| not_found())?;
+    if replica.state.generation(header.topic, queue).is_none() {
+        return Err(offset::not_here(replica, header.topic, queue));
+    }
     let offset = match replica
         .state
         .consumer_offset(header.consumer_group, header.topic, queue)
@@ -67,8 +70,7 @@ pub async fn query(replica: &Replica, request: &RemotingCommand) -> Result<Remot
         Some(stored) => stored,
         None if header.set_zero_if_not_found == Some(false) => return Err(not_found()),
         None => {
-            let known = replica.state.queue_bounds(header.topic, queue).is_some();
-            if known && offset::bounds(replica, header.topic, queue).0 == 0 {
+            if offset::bounds(replica, header.topic, queue).0 == 0 {
                 0
             } else {
                 return Err(not_found());

@@ -88,22 +88,22 @@ pub async fn locate(replica: &Replica, position: Position) -> Result<Option<Loca
     let Some(append) = stored::append(&frame) else {
         return Ok(None);
     };
-    let Some(bounds) = replica.state.queue_bounds(append.topic, append.queue) else {
-        return Ok(None);
-    };
     let wanted = (position.log_index(), position.slot());
-    let (mut low, mut high) = (bounds.min_offset, bounds.max_offset);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let found = replica.state.locate(append.topic, append.queue, middle, 1);
-        let found = found.map_err(|error| Failure::storage(&error))?;
-        let Some(located) = found.into_iter().next() else {
-            return Ok(None);
-        };
-        match (located.log_index, located.slot).cmp(&wanted) {
-            std::cmp::Ordering::Less => low = middle + 1,
-            std::cmp::Ordering::Greater => high = middle,
-            std::cmp::Ordering::Equal => return Ok(Some(located)),
+    let segments = replica.state.segments_of(append.topic).into_iter();
+    for (_, segment) in segments.filter(|(queue, _)| *queue == append.queue) {
+        let (mut low, mut high) = (segment.min_offset, segment.max_offset);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let found = replica.state.locate(append.topic, append.queue, middle, 1);
+            let found = found.map_err(|error| Failure::storage(&error))?;
+            let Some(located) = found.into_iter().next() else {
+                return Ok(None);
+            };
+            match (located.log_index, located.slot).cmp(&wanted) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+                std::cmp::Ordering::Equal => return Ok(Some(located)),
+            }
         }
     }
     // A message that was refused in apply lies in the log, but in no queue.

@@ -40,11 +40,14 @@ const BODY_BYTES: usize = 8 * 1024;
 
 /// True for what this node may just not have heard of yet.
 fn may_be_stale(failure: &Failure) -> bool {
-    let Failure::Answer { code, .. } = failure else {
-        return false;
+    let code = match failure {
+        // The segment is not open here yet.
+        Failure::Unavailable(_) => return true,
+        Failure::Answer { code, .. } => *code,
+        _ => return false,
     };
     matches!(
-        *code,
+        code,
         response::TOPIC_NOT_EXIST
             | response::INVALID_PARAMETER
             | response::SUBSCRIPTION_NOT_EXIST
@@ -54,28 +57,56 @@ fn may_be_stale(failure: &Failure) -> bool {
 
 /// A pull at the node the client asked.
 pub async fn pull(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origin) -> Result<RemotingCommand, Failure> {
-    let pull = Pull::decode(&request)?;
-    if topic_changes::confirmed_owner(broker, pull.owned()).await.is_none() {
+    let mut pull = Pull::decode(&request)?;
+    if topic_changes::confirmed_owner(broker, pull.segment()).await.is_none() {
         // Says what is wrong if there is still no such queue.
         pull.check(broker)?;
     }
-    match broker.replica_of(pull.owned()) {
-        Some(replica) => pull_here(broker, &replica, pull, request, origin).await,
-        None => pull_elsewhere(broker, &pull, &request, origin).await,
-    }
+    let patience = pull.suspend;
+    let begun = Instant::now();
+    let (replica, prepared) = loop {
+        let looked = match broker.replica_of(pull.segment()) {
+            Some(replica) => match pull_here(broker, &replica, &pull, &request, origin).await {
+                Ok(Looked::Nothing(prepared)) => break (replica, prepared),
+                Ok(Looked::Answered(answer)) => Ok(answer),
+                Err(failure) => Err(failure),
+            },
+            None => pull_elsewhere(broker, &pull, &request, origin).await,
+        };
+        match looked {
+            Err(Failure::Moved(segment)) if begun.elapsed() < patience.unwrap_or_default() + forward::HOLD_MAX => {
+                if !broker.learn_moved(pull.segment(), segment) {
+                    // What is asked here is behind what is known; it catches up.
+                    tokio::time::sleep(STALE_PAUSE).await;
+                }
+                pull.suspend = patience.and_then(|patience| patience.checked_sub(begun.elapsed()));
+            }
+            outcome => return outcome,
+        }
+    };
+    drop(request);
+    wait(broker, &replica, &pull, prepared, origin).await
+}
+
+/// What looking once comes to.
+enum Looked {
+    /// There is an answer.
+    Answered(RemotingCommand),
+    /// The pull may wait for a message; its answer is prepared.
+    Nothing(RemotingCommand),
 }
 
 async fn pull_here(
     broker: &Arc<Broker>,
     replica: &Arc<Replica>,
-    pull: Pull,
-    request: RemotingCommand,
+    pull: &Pull,
+    request: &RemotingCommand,
     origin: &Origin,
-) -> Result<RemotingCommand, Failure> {
-    let prepared = RemotingCommand::response(&request, response::SUCCESS);
-    let ((), looked) = tokio::join!(commit(broker, &pull, origin), async {
+) -> Result<Looked, Failure> {
+    let prepared = RemotingCommand::response(request, response::SUCCESS);
+    let ((), looked) = tokio::join!(commit(broker, pull, origin), async {
         let mut reading = broker.answers.begin_read(origin.connection.as_deref()).await?;
-        let looked = look(broker, replica, &pull, pull.queue_offset).await;
+        let looked = look(broker, replica, pull, pull.queue_offset).await;
         // The offset may take longer to store than the messages to read.
         reading.end_turn();
         looked.map(|looked| (looked, reading))
@@ -92,22 +123,21 @@ async fn pull_here(
     };
     if !settled {
         drop(reading.take());
-        let asked = pull.with_filter(broker, &request);
-        match forward::at_owner(broker, pull.owned(), &asked, origin, Repeat::Harmless).await {
+        let asked = pull.with_filter(broker, request);
+        match forward::at_owner(broker, pull.segment(), &asked, origin, Repeat::Harmless).await {
             // The leader knows no more than the end of the queue: wait for the message here.
             Ok(answer) if answer.code == response::PULL_NOT_FOUND && pull.suspend.is_some() => {}
             // Nobody leads at the moment: the client need not know.
             Err(failure) if failure.surely_not_done() && pull.suspend.is_some() && looked.is_ok() => {}
-            outcome => return outcome,
+            outcome => return outcome.map(Looked::Answered),
         }
     } else {
         let (result, body) = looked?;
         if !result.may_wait(pull.queue_offset) {
-            return Ok(answer(prepared, pull.queue_offset, result, body));
+            return Ok(Looked::Answered(answer(prepared, pull.queue_offset, result, body)));
         }
     }
-    drop((request, reading));
-    wait(broker, replica, &pull, prepared, origin).await
+    Ok(Looked::Nothing(prepared))
 }
 
 /// A pull of a queue that has no replica here.
@@ -130,7 +160,7 @@ async fn pull_elsewhere(
         // As many of these may wait for a message as the client has queues.
         Some(_) => None,
     };
-    forward::wait_at_owner(broker, pull.owned(), &asked, origin, patience).await
+    forward::wait_at_owner(broker, pull.segment(), &asked, origin, patience).await
 }
 
 /// A pull at the leader, for what only the leader knows; answered at once.
@@ -179,10 +209,9 @@ async fn wait(
 ) -> Result<RemotingCommand, Failure> {
     let deadline = Instant::now() + pull.suspend.unwrap_or_default();
     let _counted = origin.connection.as_ref().map(|connection| connection.parked());
-    let queue = u32::try_from(pull.queue).unwrap_or(u32::MAX);
     let mut parked = broker
         .parked
-        .park(&pull.topic, queue)
+        .park(&pull.topic, pull.number())
         .map_err(|error| Failure::answer(response::SYSTEM_BUSY, format!("[OVERLOAD]system busy, {error}")))?;
     // Messages that do not pass the filter are left behind without an answer for each.
     let mut queue_offset = pull.queue_offset;
@@ -196,6 +225,17 @@ async fn wait(
                 drop(reading);
                 tokio::time::sleep(STALE_PAUSE).await;
                 continue;
+            }
+            Err(Failure::Moved(segment)) => {
+                // The message it waits for comes elsewhere: the client asks again, and is led there.
+                broker.learn_moved(pull.owned(), segment);
+                let result = PullResult {
+                    status: PullStatus::NoMatchedMessage,
+                    next_offset: queue_offset,
+                    min_offset: pull.queue_offset,
+                    max_offset: queue_offset,
+                };
+                return Ok(answer(prepared, pull.queue_offset, result, Bytes::new()));
             }
             looked => looked?,
         };
@@ -213,7 +253,7 @@ async fn wait(
             Ok(Woken::Appended) if woken_at.replace(queue_offset) == Some(queue_offset) => {
                 tokio::time::sleep(STALE_PAUSE).await;
             }
-            Ok(Woken::Appended) if Instant::now() < deadline => {}
+            Ok(Woken::Appended | Woken::HandedOver) if Instant::now() < deadline => {}
             Ok(_) | Err(_) => {
                 let passed_some = queue_offset > pull.queue_offset;
                 let status = if passed_some {
@@ -240,7 +280,14 @@ async fn look(
     queue_offset: i64,
 ) -> Result<(PullResult, Bytes), Failure> {
     let (queue, filter) = pull.check(broker)?;
-    let (min_offset, max_offset) = super::offset::bounds(replica, &pull.topic, queue);
+    let segment = replica.state.segment_at(&pull.topic, queue, queue_offset);
+    let segment = segment.ok_or_else(|| Failure::not_open(&pull.topic, queue))?;
+    if let Some(successor) = segment.successor
+        && queue_offset >= segment.max_offset
+    {
+        return Err(Failure::Moved(successor));
+    }
+    let (min_offset, max_offset) = (segment.min_offset, segment.max_offset);
     let (status, next_offset, body) = match place(min_offset, max_offset, queue_offset) {
         Place::Nothing(status, next_offset) => (status, next_offset, Bytes::new()),
         Place::Readable => scan(broker, replica, pull, queue, &filter, queue_offset..max_offset).await?,
@@ -277,7 +324,8 @@ async fn scan(
         if located.is_empty() {
             // Retention moved the beginning of the queue past this place in the meantime.
             removed = true;
-            next = next.max(super::offset::bounds(replica, &pull.topic, queue).0);
+            let segment = replica.state.segment_at(&pull.topic, queue, range.start);
+            next = next.max(segment.map_or(next, |segment| segment.min_offset));
             break;
         }
         for message in located {

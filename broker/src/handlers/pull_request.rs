@@ -141,8 +141,19 @@ impl Pull {
         request
     }
 
+    /// The queue's number; no queue has the one of a negative number.
+    pub(super) fn number(&self) -> u32 {
+        u32::try_from(self.queue).unwrap_or(u32::MAX)
+    }
+
+    /// What is read.
+    pub(super) fn segment(&self) -> Owned<'_> {
+        Owned::Segment(&self.topic, self.number(), self.queue_offset)
+    }
+
+    /// What goes with the open segment.
     pub(super) fn owned(&self) -> Owned<'_> {
-        Owned::Queue(&self.topic, u32::try_from(self.queue).unwrap_or(u32::MAX))
+        Owned::Queue(&self.topic, self.number())
     }
 }
 

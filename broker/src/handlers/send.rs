@@ -97,11 +97,7 @@ pub async fn send(
     let perm = broker.queues_and_perm(header.topic).map(|(_, perm)| perm);
     check_writable(header.topic, perm.unwrap_or(PERM_WRITE))?;
     let queue = u32::try_from(header.queue).map_err(|_| Failure::invalid("a forwarded send names its queue"))?;
-    // Not open here yet, or no more: whoever asked looks again.
-    let generation = replica
-        .state
-        .generation(header.topic, queue)
-        .ok_or(Failure::NotLeader { leader: None })?;
+    let generation = open_generation(replica, header.topic, queue, origin.mark)?;
     let place = Place {
         queue,
         generation,
@@ -120,6 +116,19 @@ pub async fn send(
         (vec![frame], properties::get(&stored, properties::UNIQUE_KEY))
     };
     store(broker, replica, request, origin, queue, frames, unique_key).await
+}
+
+/// The generation of a queue's open segment. Whoever asks while it is not open here yet, or no more, looks again.
+fn open_generation(replica: &Replica, topic: &str, queue: u32, mark: Option<ForwardMark>) -> Result<u32, Failure> {
+    if let Some(generation) = replica.state.generation(topic, queue) {
+        return Ok(generation);
+    }
+    match replica.state.moved_to(topic, queue) {
+        // It may have been stored before the queue moved, and apply knows: under its new generation it is refused.
+        Some(successor) if mark.is_some_and(|mark| mark.repeated) => Ok(successor.generation),
+        Some(successor) => Err(Failure::Moved(successor)),
+        None => Err(Failure::not_open(topic, queue)),
+    }
 }
 
 /// The open segment a message goes to, and its place in its batch.
@@ -333,9 +342,9 @@ async fn store(
                 let remark = Failure::Unknown(refusal.to_string()).code_and_remark().1;
                 return Err(Failure::answer(response::SYSTEM_ERROR, remark));
             }
-            // The queue moved or was not open yet: surely nothing is stored, and whoever asked looks again.
-            Reply::Refused(Refusal::StaleGeneration | Refusal::QueueOutOfRange) => {
-                return Err(Failure::NotLeader { leader: None });
+            // It was not open yet: surely nothing is stored, and whoever asked looks again.
+            Reply::Refused(refusal @ (Refusal::StaleGeneration | Refusal::QueueOutOfRange)) => {
+                return Err(Failure::Unavailable(refusal.to_string()));
             }
             // A batch goes to one queue, so that either all of it is refused or nothing.
             Reply::Refused(refusal) => return Err(refusal.into()),

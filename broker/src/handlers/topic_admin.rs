@@ -11,6 +11,7 @@ use flotilla_api::remoting::headers::topic::{CreateTopicHeader, TopicHeader, Top
 use flotilla_controller::state::Refusal;
 use flotilla_controller::topic::{PERM_READ, PERM_WRITE, TopicConfig, TopicKind};
 
+use super::offset;
 use crate::controllers::NoController;
 use crate::error::{Failure, check_topic};
 use crate::node::Broker;
@@ -209,10 +210,15 @@ pub async fn stats(broker: &Arc<Broker>, request: &RemotingCommand) -> Result<Re
             let Some(bounds) = replica.state.queue_bounds(name, queue) else {
                 continue;
             };
+            let sealed = topic.queues.get(queue as usize).map_or(0, Vec::len) > 1;
+            let min_offset = match sealed {
+                true => offset::first(broker, name, queue).await?,
+                false => bounds.min_offset,
+            };
             let offset = TopicOffset {
                 last_update_timestamp: bounds.last_store_time.max(0),
                 max_offset: bounds.max_offset,
-                min_offset: bounds.min_offset,
+                min_offset,
             };
             table.offsets.push((message_queue(broker, name, queue), offset));
         }

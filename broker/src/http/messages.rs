@@ -55,7 +55,7 @@ pub async fn find(broker: &Arc<Broker>, selection: &Selection) -> Result<Read<Va
             max,
             ..
         } => {
-            let owner = broker.owner(Owned::Queue(topic, *queue));
+            let owner = broker.owner(Owned::Segment(topic, *queue, *offset));
             let owner = owner.ok_or_else(|| Problem::not_found(format!("queue {queue} of {topic} does not exist")))?;
             let part = Part::Place {
                 topic: topic.clone(),
@@ -148,7 +148,7 @@ pub async fn by_place(
     offset: i64,
     max: Option<usize>,
 ) -> Result<Value, Problem> {
-    let bounds = replica.state.queue_bounds(topic, queue);
+    let bounds = replica.state.segment_at(topic, queue, offset);
     let bounds = bounds.ok_or_else(|| Problem::not_found(format!("queue {queue} of {topic} does not exist")))?;
     let not_found = || {
         let (min, max) = (bounds.min_offset, bounds.max_offset);

@@ -102,6 +102,7 @@ impl From<Refusal> for Problem {
             Refusal::FewerQueues | Refusal::NotWritable | Refusal::StaleGeneration | Refusal::OtherTopic => {
                 StatusCode::CONFLICT
             }
+            Refusal::Moved(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::LimitReached(_) => StatusCode::TOO_MANY_REQUESTS,
             _ => StatusCode::BAD_REQUEST,
         };
@@ -143,7 +144,7 @@ impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         let (_, remark) = failure.code_and_remark();
         match failure {
-            Failure::NotLeader { .. } => Self::not_leader(),
+            Failure::NotLeader { .. } | Failure::Moved(_) => Self::not_leader(),
             Failure::Busy(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, remark).refused(),
             Failure::Unavailable(_) => Self::unavailable(remark),
             Failure::Unknown(_) => Self::unavailable(remark).unknown(),

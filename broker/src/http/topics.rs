@@ -133,22 +133,21 @@ pub async fn delete(broker: &Arc<Broker>, topic: &str) -> Result<Answer, Problem
     })
 }
 
-/// How far the queues of a topic reach that one Raft group has.
+/// How far the segments of a topic's queues reach that one Raft group has.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Bounds {
-    /// By queue number: minimum and maximum offset.
-    queues: BTreeMap<u32, (i64, i64)>,
+    /// By queue number: generation, minimum and maximum offset of each segment.
+    queues: BTreeMap<u32, Vec<(u32, i64, i64)>>,
 }
 
 /// [`Bounds`] of a replica.
 pub fn bounds(replica: &Replica, topic: &str) -> Value {
-    let queues = replica.state.queues_of(topic).into_iter().filter_map(|queue| {
-        let bounds = replica.state.queue_bounds(topic, queue)?;
-        Some((queue, (bounds.min_offset, bounds.max_offset)))
-    });
-    json!(Bounds {
-        queues: queues.collect(),
-    })
+    let mut bounds = Bounds::default();
+    for (queue, segment) in replica.state.segments_of(topic) {
+        let segment = (segment.generation, segment.min_offset, segment.max_offset);
+        bounds.queues.entry(queue).or_default().push(segment);
+    }
+    json!(bounds)
 }
 
 /// `GET /v1/topics/{topic}/queues`.
@@ -156,15 +155,23 @@ pub async fn queues(broker: &Arc<Broker>, name: &str) -> Result<Read<Value>, Pro
     let topic = find(broker, name)?;
     let part = Part::Queues { topic: name.to_owned() };
     let mut stale = false;
-    let mut known = BTreeMap::new();
+    let mut known: BTreeMap<u32, BTreeMap<u32, (i64, i64)>> = BTreeMap::new();
     for (_, found) in read_all(broker, &topic.groups(), &part).await {
         stale |= found.as_ref().is_none_or(|found| found.stale);
         let bounds = found.and_then(|found| serde_json::from_value::<Bounds>(found.value).ok());
-        known.extend(bounds.unwrap_or_default().queues);
+        for (queue, segments) in bounds.unwrap_or_default().queues {
+            let segments = segments.into_iter();
+            let by_generation = segments.map(|(generation, min, max)| (generation, (min, max)));
+            known.entry(queue).or_default().extend(by_generation);
+        }
     }
     let queues = topic.queues.iter().zip(0..).filter_map(|(segments, queue)| {
         let open = segments.last()?;
-        let (min_offset, max_offset) = known.get(&queue).copied().unwrap_or((open.start, open.start));
+        let known = known.get(&queue);
+        let reach = |segment: &metadata::Segment| known.and_then(|known| known.get(&segment.generation).copied());
+        let (open_min, max_offset) = reach(open).unwrap_or((open.start, open.start));
+        let mut readable = segments.iter().filter_map(reach).filter(|(min, max)| min < max);
+        let min_offset = readable.next().map_or(open_min, |(min, _)| min);
         Some(Queue {
             queue,
             group: broker.group_name(open.group),

@@ -14,7 +14,8 @@ use crate::kv::Kv;
 use crate::queue_index::{Located, QueueIndex, locate_in_batch};
 use crate::state::records::QueueId;
 use crate::state::topics::Queue;
-use crate::state::{GroupShape, Join, Lock, Member, State, Subscription, key_hash};
+use crate::state::topics::handover::Sealed;
+use crate::state::{GroupShape, Join, Lock, Member, State, Subscription, Successor, Topic, key_hash};
 
 /// How far a queue reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,37 @@ pub struct QueueBounds {
     pub last_store_time: i64,
     /// Generation of the open segment.
     pub generation: u32,
+}
+
+/// How far one segment of a queue reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentBounds {
+    /// Its generation.
+    pub generation: u32,
+    /// Its first queue offset, readable or not.
+    pub start: i64,
+    /// First queue offset that can be read; the end if none can.
+    pub min_offset: i64,
+    /// One past the last.
+    pub max_offset: i64,
+    /// Store time of the first message, -1 if there is none.
+    pub min_store_time: i64,
+    /// What follows it, if it is sealed.
+    pub successor: Option<Successor>,
+}
+
+impl SegmentBounds {
+    fn of(topic: &Topic, number: u32, queue: &Queue) -> Self {
+        let sealed = topic.sealed.get(&(number, queue.generation));
+        Self {
+            generation: queue.generation,
+            start: queue.start,
+            min_offset: queue.min_offset,
+            max_offset: queue.max_offset,
+            min_store_time: queue.min_store_time,
+            successor: sealed.map(Sealed::successor),
+        }
+    }
 }
 
 /// A message found by a key, with its queue. Another key may have the same hash: compare the message's keys.
@@ -150,19 +182,75 @@ impl StateReader {
         })
     }
 
-    /// Where up to `max` messages from the queue offset `from` on lie, in order. Empty past the end and for an
-    /// unknown queue; starts at the first message there is if `from` is before it.
+    /// The segment here that a read at `offset` is for: the one that holds it, or would if it were longer; the first
+    /// one for offsets before all of them.
+    pub fn segment_at(&self, topic: &str, queue: u32, offset: i64) -> Option<SegmentBounds> {
+        self.with(|state| {
+            let topic = state.topics.get(topic)?;
+            Some(SegmentBounds::of(topic, queue, topic.segment_at(queue, offset)?))
+        })
+    }
+
+    /// A segment by its generation.
+    pub fn segment(&self, topic: &str, queue: u32, generation: u32) -> Option<SegmentBounds> {
+        self.with(|state| {
+            let topic = state.topics.get(topic)?;
+            Some(SegmentBounds::of(topic, queue, topic.segment(queue, generation)?))
+        })
+    }
+
+    /// All segments of a topic that are here: queue number and bounds, by number, oldest first.
+    pub fn segments_of(&self, topic: &str) -> Vec<(u32, SegmentBounds)> {
+        self.with(|state| {
+            let Some(topic) = state.topics.get(topic) else {
+                return Vec::new();
+            };
+            let sealed = topic
+                .sealed
+                .iter()
+                .map(|((number, _), sealed)| (*number, &sealed.queue));
+            let mut all: Vec<_> = sealed
+                .chain(topic.queues())
+                .map(|(number, queue)| (number, SegmentBounds::of(topic, number, queue)))
+                .collect();
+            all.sort_by_key(|(number, bounds)| (*number, bounds.generation));
+            all
+        })
+    }
+
+    /// Where a queue that is not open here went last.
+    pub fn moved_to(&self, topic: &str, queue: u32) -> Option<Successor> {
+        self.with(|state| state.topics.get(topic)?.moved_to(queue))
+    }
+
+    /// Where up to `max` messages from the queue offset `from` on lie, in order, all in the segment of `from`. Empty
+    /// past its end and for an unknown queue; starts at the first message there is if `from` is before it.
     pub fn locate(&self, topic: &str, queue: u32, from: i64, max: usize) -> io::Result<Vec<Located>> {
-        match self.view(topic, queue) {
+        match self.view_at(topic, queue, from) {
             Some(view) => self.locate_in(&view, from, max),
             None => Ok(Vec::new()),
         }
     }
 
-    /// The queue offset for a store time. Lower: the first message stored at `timestamp` or later, or the maximum
-    /// offset. Upper: the last one stored at `timestamp` or earlier, or 0. An unknown queue has 0.
-    pub fn offset_by_time(&self, topic: &str, queue: u32, timestamp: i64, upper: bool) -> io::Result<i64> {
-        let Some(view) = self.view(topic, queue) else {
+    /// The queue offset for a store time within a segment. Lower: the first message stored at `timestamp` or later, or
+    /// the maximum offset. Upper: the last one stored at `timestamp` or earlier, or 0. An unknown segment has 0.
+    pub fn offset_by_time(
+        &self,
+        topic: &str,
+        queue: u32,
+        generation: u32,
+        timestamp: i64,
+        upper: bool,
+    ) -> io::Result<i64> {
+        let view = {
+            let memory = self.shared.memory.read();
+            let topic = memory.state.topics.get(topic);
+            topic.and_then(|topic| {
+                let segment = topic.segment(queue, generation)?;
+                Some(View::of(&memory, QueueId::new(topic.id, queue), segment))
+            })
+        };
+        let Some(view) = view else {
             return Ok(0);
         };
         if upper {
@@ -287,7 +375,7 @@ impl StateReader {
 
     /// The message of a hit; `None` once it was removed.
     fn locate_hit(&self, kv: &Kv, hit: KeyHit) -> io::Result<Option<FoundByKey>> {
-        let Some(view) = self.view_by_id(hit.queue) else {
+        let Some(view) = self.view_by_id(hit.queue, hit.queue_offset) else {
             return Ok(None);
         };
         let located = locate_with(|| Ok(kv), &view, hit.queue_offset, 1)?;
@@ -311,15 +399,15 @@ impl StateReader {
             let queues: Vec<_> = memory
                 .state
                 .topics
-                .queues_up_to(u64::MAX)
+                .segments_up_to(u64::MAX)
                 .into_iter()
                 .filter_map(|id| {
-                    let topic = memory.state.topics.by_id(id.topic())?;
+                    let topic = memory.state.topics.by_id(id.queue.topic())?;
                     let retention_ms = topic.config.retention_ms.unwrap_or(default_retention_ms);
                     let since = now_ms.saturating_sub_unsigned(retention_ms);
-                    let queue = memory.state.topics.queue_by_id(id)?;
+                    let queue = memory.state.topics.segment(id)?;
                     Some((
-                        View::of(&memory, id, queue),
+                        View::of(&memory, id.queue, queue),
                         since,
                         queue.min_store_time,
                         queue.first_log_index,
@@ -348,16 +436,16 @@ impl StateReader {
         Ok(Some(point).filter(|point| *point > trimmed))
     }
 
-    fn view(&self, topic: &str, queue: u32) -> Option<View> {
+    fn view_at(&self, topic: &str, queue: u32, offset: i64) -> Option<View> {
         let memory = self.shared.memory.read();
-        let (id, queue) = memory.state.topics.queue(topic, queue)?;
-        Some(View::of(&memory, id, queue))
+        let (id, segment) = memory.state.topics.segment_at(topic, queue, offset)?;
+        Some(View::of(&memory, id, segment))
     }
 
-    fn view_by_id(&self, id: QueueId) -> Option<View> {
+    fn view_by_id(&self, id: QueueId, offset: i64) -> Option<View> {
         let memory = self.shared.memory.read();
-        let queue = memory.state.topics.queue_by_id(id)?;
-        Some(View::of(&memory, id, queue))
+        let topic = memory.state.topics.by_id(id.topic())?;
+        Some(View::of(&memory, id, topic.segment_at(id.queue(), offset)?))
     }
 
     fn locate_in(&self, view: &View, from: i64, max: usize) -> io::Result<Vec<Located>> {

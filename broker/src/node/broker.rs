@@ -22,10 +22,12 @@ use crate::incoming::{Budget, REQUEST_BYTES_MAX};
 use crate::leaders::Leaders;
 use crate::long_poll::ParkedPulls;
 use crate::metrics::Metrics;
+use crate::moved_queues::MovedQueues;
 use crate::open_files;
 use crate::peer::Peers;
 use crate::replica::{Replica, Replicas};
 use crate::sequences::Sequences;
+use crate::state::Successor;
 use crate::topic_changes::CaughtUp;
 
 /// See the module. A controller has one without replicas: it answers clients by passing their requests on.
@@ -39,6 +41,8 @@ pub struct Broker {
     pub settings: Settings,
     /// What is known of the cluster.
     pub metadata: Arc<Feed>,
+    /// Queues that moved, as far as the metadata does not say so yet.
+    pub moved: MovedQueues,
     /// Whom to ask for changes of it.
     pub controllers: Arc<Controllers>,
     /// The replicas on this node.
@@ -74,6 +78,8 @@ pub struct Broker {
 pub enum Owned<'a> {
     /// A queue: the group of its open segment.
     Queue(&'a str, u32),
+    /// What lies at an offset of a queue: the group of the segment that holds it.
+    Segment(&'a str, u32, i64),
     /// The members of a consumer group: the group of its coordinator slot.
     Members(&'a str),
     /// What lies in this Raft group.
@@ -95,6 +101,7 @@ impl Broker {
             node: settings.node.clone(),
             cluster: cluster.name,
             metadata,
+            moved: MovedQueues::default(),
             controllers,
             replicas: Replicas::default(),
             sequences: Sequences::new(),
@@ -119,12 +126,28 @@ impl Broker {
     /// The Raft group that owns something; `None` if it does not exist as far as this process knows.
     pub fn owner(&self, owned: Owned<'_>) -> Option<u16> {
         match owned {
-            Owned::Queue(topic, queue) => self
-                .metadata
-                .read(|metadata| Some(metadata.topics.get(topic)?.open_segment(queue)?.group)),
+            Owned::Queue(topic, queue) => self.metadata.read(|metadata| {
+                let topic = metadata.topics.get(topic)?;
+                let open = topic.open_segment(queue)?;
+                Some(self.moved.open(topic, queue).unwrap_or(open.group))
+            }),
+            Owned::Segment(topic, queue, offset) => self.metadata.read(|metadata| {
+                let topic = metadata.topics.get(topic)?;
+                let segment = topic.segment_at(queue, offset)?;
+                Some(self.moved.at(topic, queue, offset).unwrap_or(segment.group))
+            }),
             Owned::Members(client_group) => self.metadata.read(|metadata| metadata.coordinator(client_group)),
             Owned::Group(number) => Some(number),
         }
+    }
+
+    /// Notes that a queue moved; false if that is known already, or there is no such queue.
+    pub fn learn_moved(&self, owned: Owned<'_>, segment: Successor) -> bool {
+        let (Owned::Queue(topic, queue) | Owned::Segment(topic, queue, _)) = owned else {
+            return false;
+        };
+        let topic = self.topic(topic);
+        topic.is_some_and(|topic| self.moved.learn(&topic, queue, segment))
     }
 
     /// The replica here that can serve something from its own state: not one that is being filled.

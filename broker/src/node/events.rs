@@ -35,6 +35,10 @@ impl Events for NodeEvents {
         self.parked.appended(topic, queue, max_offset);
     }
 
+    fn handed_over(&self, topic: &str, queue: u32) {
+        self.parked.handed_over(topic, queue);
+    }
+
     fn membership_changed(&self, consumer_group: &str) {
         membership::notify_consumers(&self.connections, consumer_group);
         // One replica tells the nodes that have none.

@@ -27,6 +27,7 @@ use super::{Broker, leader_duties, retention};
 use crate::config::Flush;
 use crate::machine::{Machine, MachineSettings};
 use crate::peer::PeerTransport;
+use crate::queue_moves;
 use crate::replica::Replica;
 use crate::server::stopped;
 use crate::tasks::Tasks;
@@ -178,6 +179,7 @@ impl ReplicaKeeper {
             replica.clone(),
             stop.subscribe(),
         ));
+        tasks.spawn(queue_moves::keep(broker.clone(), replica.clone(), stop.subscribe()));
         tasks.spawn(retention::keep(broker.clone(), replica.clone(), stop.subscribe()));
         tasks.spawn(leader_duties::keep(broker.clone(), replica.clone(), stop.subscribe()));
         Ok(Running { replica, stop, tasks })

@@ -9,6 +9,7 @@ use super::codec::{Decoder, Encoder, Malformed};
 use super::coordinator::Join;
 use super::limits::{GROUPS_PER_CLIENT_MAX, LOCKS_PER_COMMAND_MAX, OFFSETS_PER_COMMAND_MAX};
 use super::topics::Assignment;
+use super::topics::handover::{Opening, Step};
 
 const VERSION: u8 = 1;
 
@@ -23,6 +24,12 @@ const KIND_LEAVE: u8 = 10;
 // 11 and 12 stay unused: they were commands that nothing ever logged.
 const KIND_TRIM: u8 = 13;
 const KIND_DIGEST_POINT: u8 = 14;
+const KIND_RESERVE: u8 = 15;
+const KIND_BAR: u8 = 16;
+const KIND_SEAL: u8 = 17;
+const KIND_OPEN: u8 = 18;
+const KIND_DELIVERED: u8 = 19;
+const KIND_FORGET_SEGMENTS: u8 = 20;
 
 /// One consumer offset to store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +101,30 @@ pub enum Command {
         /// The last entry to forget.
         log_index: u64,
     },
+    /// Lets a segment of a queue be opened in this group: see `topics/handover.rs`, also for the others.
+    Reserve {
+        /// The topic as it is elsewhere; opens nothing.
+        topic: Assignment,
+        /// Queue number.
+        queue: u32,
+        /// Generation of the segment.
+        generation: u32,
+    },
+    /// Gives a move up in this group.
+    Bar(Step),
+    /// Ends the queue's open segment.
+    Seal {
+        /// What follows it.
+        step: Step,
+        /// The Raft group that opens it.
+        to: u16,
+    },
+    /// Opens a reserved segment.
+    Open(Opening),
+    /// The segment that follows a sealed one is open.
+    Delivered(Step),
+    /// Sealed segments before this generation are forgotten.
+    ForgetSegments(Step),
     /// The digest of the state after this entry is wanted.
     DigestPoint {
         /// Handed back with the digest.
@@ -169,6 +200,26 @@ impl Command {
                 out = frame(KIND_DIGEST_POINT);
                 out.u64(*nonce);
             }
+            Self::Reserve {
+                topic,
+                queue,
+                generation,
+            } => {
+                out = frame(KIND_RESERVE);
+                topic.encode(&mut out);
+                out.u32(*queue).u32(*generation);
+            }
+            Self::Bar(step) => out = step_frame(KIND_BAR, step),
+            Self::Seal { step, to } => {
+                out = step_frame(KIND_SEAL, step);
+                out.u16(*to);
+            }
+            Self::Open(opening) => {
+                out = frame(KIND_OPEN);
+                opening.encode(&mut out);
+            }
+            Self::Delivered(step) => out = step_frame(KIND_DELIVERED, step),
+            Self::ForgetSegments(step) => out = step_frame(KIND_FORGET_SEGMENTS, step),
         }
         out.finish().into()
     }
@@ -219,6 +270,19 @@ impl Command {
             },
             KIND_TRIM => Self::Trim { log_index: from.u64()? },
             KIND_DIGEST_POINT => Self::DigestPoint { nonce: from.u64()? },
+            KIND_RESERVE => Self::Reserve {
+                topic: Assignment::decode(&mut from)?,
+                queue: from.u32()?,
+                generation: from.u32()?,
+            },
+            KIND_BAR => Self::Bar(Step::decode(&mut from)?),
+            KIND_SEAL => Self::Seal {
+                step: Step::decode(&mut from)?,
+                to: from.u16()?,
+            },
+            KIND_OPEN => Self::Open(Opening::decode(&mut from)?),
+            KIND_DELIVERED => Self::Delivered(Step::decode(&mut from)?),
+            KIND_FORGET_SEGMENTS => Self::ForgetSegments(Step::decode(&mut from)?),
             _ => return Err(Malformed),
         };
         from.finish()?;
@@ -228,6 +292,12 @@ impl Command {
 
 fn frame(kind: u8) -> Encoder {
     Encoder::starting(&[kind, VERSION])
+}
+
+fn step_frame(kind: u8, step: &Step) -> Encoder {
+    let mut out = frame(kind);
+    step.encode(&mut out);
+    out
 }
 
 fn encode_queues(queues: &[(String, u32)], out: &mut Encoder) {

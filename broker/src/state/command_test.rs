@@ -9,6 +9,7 @@ use super::*;
 use crate::state::coordinator::{GroupShape, JoinGroup, Subscription};
 use crate::state::limits::QUEUES_PER_TOPIC_MAX;
 use crate::state::topics::OpenQueue;
+use crate::state::topics::handover::QueueState;
 
 fn every_command() -> Vec<Command> {
     let mut config = TopicConfig::new("T", 8);
@@ -57,7 +58,40 @@ fn every_command() -> Vec<Command> {
         },
         Command::Trim { log_index: 20 },
         Command::DigestPoint { nonce: 21 },
+        Command::Reserve {
+            topic: Assignment {
+                config: TopicConfig::new("T", 8),
+                uid: 15,
+                version: 16,
+                created_ms: 17,
+                open: Vec::new(),
+            },
+            queue: 3,
+            generation: 22,
+        },
+        Command::Bar(step()),
+        Command::Seal { step: step(), to: 23 },
+        Command::Open(Opening {
+            step: step(),
+            start: 1 << 41,
+            state: QueueState {
+                last_store_time: 24,
+                offsets: vec![("CG".to_owned(), 25)],
+                locks: vec![("CG".to_owned(), "c1".to_owned(), 26)],
+            },
+        }),
+        Command::Delivered(step()),
+        Command::ForgetSegments(step()),
     ]
+}
+
+fn step() -> Step {
+    Step {
+        topic: "T".to_owned(),
+        uid: 15,
+        queue: 3,
+        generation: 27,
+    }
 }
 
 fn open(queue: u32, generation: u32, start: i64) -> OpenQueue {

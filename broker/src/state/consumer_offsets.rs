@@ -41,29 +41,60 @@ impl ConsumerOffsets {
 
     /// Stores one offset; false if that would be one more than the limit.
     pub(super) fn set(&mut self, group: &str, topic: &str, queue: u32, offset: i64, effects: &mut Effects) -> bool {
+        self.set_within(CONSUMER_OFFSETS_MAX, group, topic, queue, offset, effects)
+    }
+
+    /// Takes in the offsets of a queue that comes here. There is no way back for them, so no limit holds.
+    pub(super) fn take_in(&mut self, topic: &str, queue: u32, offsets: &[(String, i64)], effects: &mut Effects) {
+        for (group, offset) in offsets {
+            self.set_within(usize::MAX, group, topic, queue, *offset, effects);
+        }
+    }
+
+    /// Takes out the offsets of a queue that leaves: consumer group and offset.
+    pub(super) fn take_out(&mut self, topic: &str, queue: u32, effects: &mut Effects) -> Vec<(String, i64)> {
+        let mut taken = Vec::new();
+        for (group, topics) in &mut self.groups {
+            let Some(queues) = topics.get_mut(topic) else { continue };
+            let Some(offset) = queues.remove(&queue) else { continue };
+            if queues.is_empty() {
+                topics.remove(topic);
+            }
+            taken.push((group.clone(), offset));
+            effects.delete(key(group, topic, queue));
+        }
+        self.count -= taken.len();
+        self.groups.retain(|_, topics| !topics.is_empty());
+        taken
+    }
+
+    fn set_within(
+        &mut self,
+        count_max: usize,
+        group: &str,
+        topic: &str,
+        queue: u32,
+        offset: i64,
+        effects: &mut Effects,
+    ) -> bool {
         match self.groups.get_mut(group).and_then(|topics| topics.get_mut(topic)) {
             Some(queues) => match queues.get_mut(&queue) {
                 Some(stored) if *stored == offset => return true,
                 Some(stored) => *stored = offset,
-                None if self.count >= CONSUMER_OFFSETS_MAX => return false,
+                None if self.count >= count_max => return false,
                 None => {
                     self.count += 1;
                     queues.insert(queue, offset);
                 }
             },
-            None if self.count >= CONSUMER_OFFSETS_MAX => return false,
+            None if self.count >= count_max => return false,
             None => {
                 self.count += 1;
                 let topics = self.groups.entry(group.to_owned()).or_default();
                 topics.entry(topic.to_owned()).or_default().insert(queue, offset);
             }
         }
-        let key = Key::new(records::CONSUMER_OFFSET)
-            .name(group)
-            .name(topic)
-            .u32(queue)
-            .finish();
-        effects.put(key, offset.to_be_bytes().to_vec());
+        effects.put(key(group, topic, queue), offset.to_be_bytes().to_vec());
         true
     }
 
@@ -103,4 +134,12 @@ impl ConsumerOffsets {
             .insert(queue, offset);
         Ok(())
     }
+}
+
+fn key(group: &str, topic: &str, queue: u32) -> Vec<u8> {
+    Key::new(records::CONSUMER_OFFSET)
+        .name(group)
+        .name(topic)
+        .u32(queue)
+        .finish()
 }

@@ -79,6 +79,8 @@ pub struct Effects {
     pub forwarded: Vec<Item>,
     /// Consumer groups whose members should rebalance.
     pub memberships: BTreeSet<String>,
+    /// Queues that were sealed or opened: topic and number.
+    pub handed_over: Vec<(Arc<str>, u32)>,
     /// Nonces of the digest points in the entry.
     pub digest_points: Vec<u64>,
     /// The log up to and including this index is no longer referred to.

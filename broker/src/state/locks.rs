@@ -111,6 +111,43 @@ impl Locks {
         }
     }
 
+    /// Takes out the locks of a queue that leaves: consumer group, holder, last renewal.
+    pub(super) fn take_out(&mut self, topic: &str, queue: u32, effects: &mut Effects) -> Vec<(String, String, i64)> {
+        let place = (topic.to_owned(), queue);
+        let mut taken = Vec::new();
+        for (group, locks) in &mut self.groups {
+            if let Some(lock) = locks.remove(&place) {
+                effects.delete(key(group, &place));
+                taken.push((group.clone(), lock.client_id, lock.renewed_ms));
+            }
+        }
+        self.count -= taken.len();
+        self.groups.retain(|_, locks| !locks.is_empty());
+        taken
+    }
+
+    /// Takes in the locks of a queue that comes here. There is no way back for them, so no limit holds.
+    pub(super) fn take_in(
+        &mut self,
+        topic: &str,
+        queue: u32,
+        locks: &[(String, String, i64)],
+        log_index: u64,
+        effects: &mut Effects,
+    ) {
+        for (group, client_id, renewed_ms) in locks {
+            let place = (topic.to_owned(), queue);
+            let lock = Lock {
+                client_id: client_id.clone(),
+                fence: log_index,
+                renewed_ms: *renewed_ms,
+            };
+            effects.put(key(group, &place), lock.encode());
+            let held = self.groups.entry(group.clone()).or_default();
+            self.count += usize::from(held.insert(place, lock).is_none());
+        }
+    }
+
     /// Forgets locks nobody renewed for a lease.
     fn remove_expired(&mut self, now_ms: i64, effects: &mut Effects) {
         self.remove_if(effects, |_, _, lock| lock.is_expired(now_ms));

@@ -29,7 +29,8 @@ pub use coordinator::{ConsumerGroup, GroupShape, Join, JoinGroup, Member, Subscr
 pub use effects::Effects;
 pub use forwarded::{ForwardMark, StoredAt};
 pub use locks::Lock;
-pub use reply::{Refusal, Reply};
+pub use reply::{Refusal, Reply, Successor};
+pub use topics::handover::{Opening, QueueState, Step};
 pub use topics::{Assignment, OpenQueue, Queue, Topic};
 
 use codec::{Decoder, Encoder};
@@ -139,9 +140,16 @@ impl State {
             Command::LockQueues {
                 group,
                 client_id,
-                queues,
+                mut queues,
                 now_ms,
-            } => self.locks.lock(&group, &client_id, queues, now_ms, log_index, effects),
+            } => {
+                // A queue's locks go with it.
+                queues.retain(|(topic, queue)| {
+                    let topic = self.topics.get(topic);
+                    topic.is_none_or(|topic| topic.moved_to(*queue).is_none())
+                });
+                self.locks.lock(&group, &client_id, queues, now_ms, log_index, effects)
+            }
             Command::UnlockQueues {
                 group,
                 client_id,
@@ -167,6 +175,45 @@ impl State {
                 effects.digest_points.push(nonce);
                 Reply::Done
             }
+            Command::Reserve {
+                topic,
+                queue,
+                generation,
+            } => {
+                let before = self.next_topic_id;
+                let reply = self
+                    .topics
+                    .reserve(topic, queue, generation, &mut self.next_topic_id, effects);
+                if self.next_topic_id != before {
+                    self.record_counters(effects);
+                }
+                reply
+            }
+            Command::Bar(step) => self.topics.bar(&step, effects),
+            Command::Seal { step, to } => {
+                let (offsets, locks) = (&mut self.consumer_offsets, &mut self.locks);
+                self.topics.seal(&step, to, effects, |effects| QueueState {
+                    last_store_time: -1,
+                    offsets: offsets.take_out(&step.topic, step.queue, effects),
+                    locks: locks.take_out(&step.topic, step.queue, effects),
+                })
+            }
+            Command::Open(opening) => {
+                let (reply, opened) = self.topics.open(&opening, effects);
+                if opened {
+                    let Opening { step, state, .. } = &opening;
+                    // Left over from the last time the queue was here, if anything is.
+                    self.consumer_offsets.take_out(&step.topic, step.queue, effects);
+                    self.locks.take_out(&step.topic, step.queue, effects);
+                    self.consumer_offsets
+                        .take_in(&step.topic, step.queue, &state.offsets, effects);
+                    self.locks
+                        .take_in(&step.topic, step.queue, &state.locks, log_index, effects);
+                }
+                reply
+            }
+            Command::Delivered(step) => self.topics.delivered(&step, effects),
+            Command::ForgetSegments(step) => self.topics.forget_before(&step, effects),
         })
     }
 
@@ -183,8 +230,8 @@ impl State {
         if upto <= self.trimmed {
             return Ok(Reply::Done);
         }
-        for queue in self.topics.queues_up_to(upto) {
-            self.topics.trim(queue, upto, current, &mut batch_after, effects)?;
+        for segment in self.topics.segments_up_to(upto) {
+            self.topics.trim(segment, upto, current, &mut batch_after, effects)?;
         }
         self.trimmed = upto;
         effects.trimmed = Some(upto);
@@ -198,7 +245,7 @@ impl State {
         for update in updates {
             refusal = match self.topics.get(&update.topic) {
                 None => Refusal::TopicNotExist,
-                Some(_) if self.topics.queue(&update.topic, update.queue).is_none() => Refusal::QueueOutOfRange,
+                Some(topic) if self.topics.queue(&update.topic, update.queue).is_none() => topic.not_open(update.queue),
                 Some(_) => {
                     let OffsetUpdate {
                         group,
@@ -239,6 +286,8 @@ impl State {
             }
             records::TOPIC => self.topics.load_topic(rest, value),
             records::QUEUE => self.topics.load_queue(rest, value),
+            records::SEALED => self.topics.load_sealed(rest, value),
+            records::INTENT => self.topics.load_intent(rest, value),
             records::CONSUMER_OFFSET => self.consumer_offsets.load(rest, value),
             records::LOCK => self.locks.load(rest, value),
             records::CONSUMER_GROUP => self.coordinator.load_group(rest, value),

@@ -83,10 +83,11 @@ impl Bench {
         let mut cached = None;
         let mut replies = Vec::new();
         for (((topic, queue, store_time), mark), slot) in messages.iter().zip(0..) {
+            let open = self.state.topics.queue(topic, *queue);
             let header = AppendHeader {
                 topic,
                 queue: *queue,
-                generation: 1,
+                generation: open.map_or(1, |(_, queue)| queue.generation),
                 tag_hash: 5,
                 store_time: *store_time,
                 keys: KeyHashes::none(),

@@ -16,6 +16,8 @@ pub const COUNTERS: u8 = 0x03;
 pub const TOPIC: u8 = 0x04;
 /// One a queue of this group.
 pub const QUEUE: u8 = 0x05;
+/// One a sealed segment of a queue: see `topics/handover.rs`.
+pub const SEALED: u8 = 0x06;
 /// One a (group, topic, queue).
 pub const CONSUMER_OFFSET: u8 = 0x07;
 /// One a (group, topic, queue).
@@ -31,6 +33,8 @@ pub const SUBSCRIPTION: u8 = 0x0b;
 pub const INGRESSES: u8 = 0x0d;
 /// One an entry with messages that came through another node: see `forwarded.rs`.
 pub const FORWARDED: u8 = 0x0e;
+/// One a queue that was moved or is to be: see `topics/handover.rs`.
+pub const INTENT: u8 = 0x0f;
 /// One a (queue, batch): see `queue_index.rs`.
 pub const QUEUE_INDEX: u8 = 0x20;
 /// One an entry with keys: see `key_index/fresh.rs`.

@@ -16,6 +16,11 @@ pub enum Reply {
     Repeated(StoredAt),
     /// Carried out.
     Done,
+    /// The segment is sealed.
+    Sealed {
+        /// One past its last queue offset.
+        end: i64,
+    },
     /// The asked queues that the client now holds.
     Locked(Vec<(String, u32)>),
     /// The client is a member.
@@ -25,6 +30,17 @@ pub enum Reply {
     },
     /// Certainly not carried out.
     Refused(Refusal),
+}
+
+/// The segment that follows a sealed one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Successor {
+    /// Its generation.
+    pub generation: u32,
+    /// The Raft group it is opened in.
+    pub group: u16,
+    /// Its first queue offset.
+    pub start: i64,
 }
 
 /// Why a command changed nothing.
@@ -45,6 +61,15 @@ pub enum Refusal {
     /// The queue's open segment has another generation.
     #[error("stale queue generation")]
     StaleGeneration,
+    /// The queue's open segment is another Raft group's, or about to be.
+    #[error("the queue moved to raft group {}", .0.group)]
+    Moved(Successor),
+    /// The segment to open was not reserved here, or is barred.
+    #[error("the segment was not reserved")]
+    NotReserved,
+    /// A move is past the point where it can be given up.
+    #[error("the move cannot be given up any more")]
+    TooLate,
     /// Another topic of this name is here and has to be removed first.
     #[error("another topic of this name is still here")]
     OtherTopic,

@@ -2,6 +2,8 @@
 //!
 //! Holds: queue offsets are dense because they are given out here and nowhere else; a queue's store time never goes
 //! back; `min_offset <= max_offset`; topic ids are never reused. Where messages lie is not here: `queue_index.rs`.
+//! Of one queue there is at most one segment that takes writes, and any number of sealed ones ([`handover`]), which
+//! never overlap.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,7 +18,13 @@ use super::limits::{QUEUES_MAX, QUEUES_PER_TOPIC_MAX, TOPICS_MAX};
 use super::records::{self, Key, QueueId, after_prefix};
 use super::reply::{Refusal, Reply};
 
+pub mod handover;
+
+use handover::{Intent, Sealed};
+
 const RECORD_VERSION: u8 = 1;
+/// The first one lacked the beginning of the segment, which was 0.
+const QUEUE_RECORD_VERSION: u8 = 2;
 /// Largest queue offset a segment may start at: far from where offsets would end.
 const START_MAX: i64 = i64::MAX / 2;
 
@@ -122,11 +130,13 @@ impl Assignment {
     }
 }
 
-/// How far a queue reaches.
+/// A segment of a queue and how far it reaches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queue {
-    /// Generation of the open segment.
+    /// The segment's generation.
     pub generation: u32,
+    /// Its first queue offset, readable still or not.
+    pub start: i64,
     /// First queue offset that can be read.
     pub min_offset: i64,
     /// One past the last.
@@ -145,6 +155,7 @@ impl Default for Queue {
     fn default() -> Self {
         Self {
             generation: 0,
+            start: 0,
             min_offset: 0,
             max_offset: 0,
             min_store_time: -1,
@@ -159,6 +170,7 @@ impl Queue {
     fn opened(open: &OpenQueue) -> Self {
         Self {
             generation: open.generation,
+            start: open.start,
             min_offset: open.start,
             max_offset: open.start,
             ..Self::default()
@@ -174,21 +186,35 @@ impl Queue {
 
     /// The record's value: version, then the fields in order.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Encoder::starting(&[RECORD_VERSION]);
-        out.u32(self.generation).i64(self.min_offset).i64(self.max_offset);
+        let mut out = Encoder::starting(&[QUEUE_RECORD_VERSION]);
+        self.encode_fields(&mut out);
+        out.finish()
+    }
+
+    fn encode_fields(&self, out: &mut Encoder) {
+        out.u32(self.generation).i64(self.start);
+        out.i64(self.min_offset).i64(self.max_offset);
         out.i64(self.min_store_time)
             .i64(self.last_store_time)
             .u64(self.first_log_index);
-        out.finish()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut from = Decoder::new(bytes);
-        if from.u8()? != RECORD_VERSION {
-            return Err(Malformed);
-        }
+        let has_start = match from.u8()? {
+            RECORD_VERSION => false,
+            QUEUE_RECORD_VERSION => true,
+            _ => return Err(Malformed),
+        };
+        let queue = Self::decode_fields(&mut from, has_start)?;
+        from.finish()?;
+        Ok(queue)
+    }
+
+    fn decode_fields(from: &mut Decoder<'_>, has_start: bool) -> Result<Self, Malformed> {
         let queue = Self {
             generation: from.u32()?,
+            start: if has_start { from.i64()? } else { 0 },
             min_offset: from.i64()?,
             max_offset: from.i64()?,
             min_store_time: from.i64()?,
@@ -196,8 +222,7 @@ impl Queue {
             first_log_index: from.u64()?,
             open_batch: None,
         };
-        from.finish()?;
-        if 0 <= queue.min_offset && queue.min_offset <= queue.max_offset {
+        if 0 <= queue.start && queue.start <= queue.min_offset && queue.min_offset <= queue.max_offset {
             Ok(queue)
         } else {
             Err(Malformed)
@@ -222,10 +247,21 @@ pub struct Topic {
     pub name: Arc<str>,
     /// By number; `None` for the queues of other Raft groups.
     pub queues: Vec<Option<Queue>>,
+    /// Segments that take no more writes, by queue number and generation.
+    pub sealed: BTreeMap<(u32, u32), Sealed>,
+    /// What moves of its queues have come to here, by queue number.
+    pub intents: BTreeMap<u32, Intent>,
 }
 
 impl Topic {
-    /// The queues that are here, by number.
+    fn record(&self, effects: &mut Effects) {
+        let mut out = Encoder::starting(&[RECORD_VERSION]);
+        out.u64(self.uid).u64(self.version).i64(self.created_ms);
+        encode_config(&self.config, &mut out);
+        effects.put(Key::new(records::TOPIC).u32(self.id).finish(), out.finish());
+    }
+
+    /// The queues that are open here, by number.
     pub fn queues(&self) -> impl Iterator<Item = (u32, &Queue)> {
         self.queues
             .iter()
@@ -236,10 +272,15 @@ impl Topic {
     fn queue(&self, number: u32) -> Option<&Queue> {
         self.queues.get(number as usize)?.as_ref()
     }
+}
 
-    fn queue_mut(&mut self, number: u32) -> Option<&mut Queue> {
-        self.queues.get_mut(number as usize)?.as_mut()
-    }
+/// One segment within a Raft group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentId {
+    /// The queue.
+    pub queue: QueueId,
+    /// The segment's generation.
+    pub generation: u32,
 }
 
 /// Where a queue continues after a trim: its first batch behind the trim point.
@@ -288,6 +329,13 @@ impl Topics {
         self.by_id.get(&id.topic())?.queue(id.queue())
     }
 
+    /// A segment, open or sealed.
+    pub fn segment(&self, id: SegmentId) -> Option<&Queue> {
+        self.by_id
+            .get(&id.queue.topic())?
+            .segment(id.queue.queue(), id.generation)
+    }
+
     /// All topics by name.
     pub fn iter(&self) -> impl Iterator<Item = &Topic> {
         self.ids.values().filter_map(|id| self.by_id.get(id))
@@ -320,7 +368,7 @@ impl Topics {
             return Reply::Refused(Refusal::NotWritable);
         }
         let Some(Some(queue)) = topic.queues.get_mut(append.queue as usize) else {
-            return Reply::Refused(Refusal::QueueOutOfRange);
+            return Reply::Refused(topic.not_open(append.queue));
         };
         if append.generation != queue.generation {
             return Reply::Refused(Refusal::StaleGeneration);
@@ -402,14 +450,18 @@ impl Topics {
             created_ms,
             name: config.name.as_str().into(),
             queues: Vec::new(),
+            sealed: BTreeMap::new(),
+            intents: BTreeMap::new(),
             config: config.clone(),
         });
         topic.version = version;
         topic.queues.resize_with(config.queues as usize, || None);
         topic.config = config;
         for open in &open {
+            // What a move brought or took is newer than the assignment, whatever it says.
+            let moved = topic.newest_generation(open.queue) >= open.generation;
             let queue = &mut topic.queues[open.queue as usize];
-            if queue.is_none() {
+            if queue.is_none() && !moved {
                 let queue = queue.insert(Queue::opened(open));
                 self.queues += 1;
                 effects.put(
@@ -418,10 +470,7 @@ impl Topics {
                 );
             }
         }
-        let mut out = Encoder::starting(&[RECORD_VERSION]);
-        out.u64(topic.uid).u64(topic.version).i64(topic.created_ms);
-        encode_config(&topic.config, &mut out);
-        effects.put(Key::new(records::TOPIC).u32(topic.id).finish(), out.finish());
+        topic.record(effects);
         Reply::Done
     }
 
@@ -433,41 +482,52 @@ impl Topics {
         let Some(topic) = self.ids.remove(name).and_then(|id| self.by_id.remove(&id)) else {
             return Reply::Refused(Refusal::TopicNotExist);
         };
-        self.queues -= topic.queues().count() as u64;
+        self.queues -= (topic.queues().count() + topic.sealed.len()) as u64;
         effects.delete(Key::new(records::TOPIC).u32(topic.id).finish());
-        for prefix in [records::QUEUE, records::QUEUE_INDEX] {
+        for prefix in [records::QUEUE, records::SEALED, records::INTENT, records::QUEUE_INDEX] {
             let from = Key::new(prefix).u32(topic.id).finish();
             effects.delete_range(from.clone(), after_prefix(from));
         }
         Reply::Done
     }
 
-    /// Queues with messages in entries up to and including `log_index`.
-    pub fn queues_up_to(&self, log_index: u64) -> Vec<QueueId> {
-        let queues = self
-            .by_id
-            .values()
-            .flat_map(|topic| topic.queues().map(|(n, q)| (topic.id, n, q)));
-        queues
+    /// Segments with messages in entries up to and including `log_index`.
+    pub fn segments_up_to(&self, log_index: u64) -> Vec<SegmentId> {
+        let segments = self.by_id.values().flat_map(|topic| {
+            let open = topic.queues();
+            let sealed = topic
+                .sealed
+                .iter()
+                .map(|((number, _), sealed)| (*number, &sealed.queue));
+            sealed.chain(open).map(|(number, queue)| (topic.id, number, queue))
+        });
+        segments
             .filter(|(_, _, queue)| queue.min_offset < queue.max_offset && queue.first_log_index <= log_index)
-            .map(|(topic, number, _)| QueueId::new(topic, number))
+            .map(|(topic, number, queue)| SegmentId {
+                queue: QueueId::new(topic, number),
+                generation: queue.generation,
+            })
             .collect()
     }
 
-    /// Moves a queue's start behind the entry `upto`: to the first batch recorded there, else to what the entry being
+    /// Moves a segment's readable start behind the entry `upto`: to the first batch recorded there, else to what the entry being
     /// applied added, else to its end.
     pub(super) fn trim<E>(
         &mut self,
-        id: QueueId,
+        segment: SegmentId,
         upto: u64,
         current: u64,
         batch_after: &mut impl FnMut(QueueId, Range<i64>, u64) -> Result<Option<BatchStart>, E>,
         effects: &mut Effects,
     ) -> Result<(), E> {
-        let topic = self.by_id.get_mut(&id.topic());
-        let Some(queue) = topic.and_then(|topic| topic.queue_mut(id.queue())) else {
+        let SegmentId { queue: id, generation } = segment;
+        let Some(topic) = self.by_id.get_mut(&id.topic()) else {
             return Ok(());
         };
+        let Some(queue) = topic.segment_mut(id.queue(), generation) else {
+            return Ok(());
+        };
+        let from = queue.min_offset;
         let open = queue.batch_in(current).map(|number| {
             let batch = &effects.batches[number];
             BatchStart {
@@ -491,8 +551,8 @@ impl Topics {
             }
         }
         let key = |offset: i64| Key::new(records::QUEUE_INDEX).u64(id.0).u64(offset as u64).finish();
-        effects.delete_range(key(0), key(queue.min_offset));
-        effects.put(Key::new(records::QUEUE).u64(id.0).finish(), queue.encode());
+        effects.delete_range(key(from), key(queue.min_offset));
+        topic.record_segment(id.queue(), generation, effects);
         Ok(())
     }
 
@@ -520,6 +580,8 @@ impl Topics {
             created_ms,
             name,
             queues,
+            sealed: BTreeMap::new(),
+            intents: BTreeMap::new(),
         };
         self.by_id.insert(id, topic);
         Ok(())

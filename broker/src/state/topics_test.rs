@@ -13,7 +13,8 @@ impl Topics {
     pub fn without_open_batches(&self) -> Self {
         let mut topics = self.clone();
         for topic in topics.by_id.values_mut() {
-            for queue in topic.queues.iter_mut().flatten() {
+            let sealed = topic.sealed.values_mut().map(|sealed| &mut sealed.queue);
+            for queue in topic.queues.iter_mut().flatten().chain(sealed) {
                 queue.open_batch = None;
             }
         }
@@ -457,6 +458,7 @@ fn a_trim_beyond_the_log_is_refused_and_an_old_one_changes_nothing() {
 fn a_queue_records_bytes_do_not_change() {
     let queue = Queue {
         generation: 1,
+        start: 1,
         min_offset: 2,
         max_offset: 3,
         min_store_time: 4,
@@ -465,18 +467,21 @@ fn a_queue_records_bytes_do_not_change() {
         open_batch: Some((7, 8)),
     };
     let golden = [
-        1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 5,
-        0, 0, 0, 0, 0, 0, 0, 6,
+        2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4,
+        0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6,
     ];
     assert_eq!(queue.encode(), golden);
-    assert_eq!(
-        Queue::decode(&golden).unwrap(),
-        Queue {
-            open_batch: None,
-            ..queue
-        }
-    );
+    let decoded = Queue {
+        open_batch: None,
+        ..queue
+    };
+    assert_eq!(Queue::decode(&golden).unwrap(), decoded);
     assert_eq!(Queue::decode(&golden[1..]), Err(Malformed));
+    // The first version, of queues that begin at 0.
+    let mut first = golden.to_vec();
+    first[0] = 1;
+    first.drain(5..13);
+    assert_eq!(Queue::decode(&first).unwrap(), Queue { start: 0, ..decoded });
 }
 
 #[test]
@@ -494,12 +499,12 @@ fn the_records_of_an_assignment_do_not_change() {
         key: key.to_vec(),
         value: value.to_vec(),
     };
-    let mut late = vec![1, 0, 0, 0, 1];
-    late.extend([0, 0, 0, 0, 0, 0, 3, 0xe8].repeat(2));
+    let mut late = vec![2, 0, 0, 0, 1];
+    late.extend([0, 0, 0, 0, 0, 0, 3, 0xe8].repeat(3));
     late.extend([0xff; 16]);
     late.extend([0; 8]);
-    let mut fresh = vec![1, 0, 0, 0, 1];
-    fresh.extend([0; 16]);
+    let mut fresh = vec![2, 0, 0, 0, 1];
+    fresh.extend([0; 24]);
     fresh.extend([0xff; 16]);
     fresh.extend([0; 8]);
     let mut topic = vec![1];
@@ -533,7 +538,10 @@ fn a_deleted_topics_records_go() {
     let topic = RecordChange::Delete {
         key: vec![4, 0, 0, 0, 1],
     };
-    assert_eq!(bench.effects.records, [topic, range(5), range(0x20)]);
+    assert_eq!(
+        bench.effects.records,
+        [topic, range(5), range(6), range(15), range(0x20)]
+    );
     assert_eq!(numbers(&bench, "A"), [0]);
     bench.check_records();
 }

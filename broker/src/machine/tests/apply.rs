@@ -127,7 +127,7 @@ fn a_message_for_a_queue_of_another_group_is_refused_and_nobody_is_told() {
     assert_eq!(node.told.take(), ["A/2 to 2"]);
     assert_eq!(located(&node.reader, "A", 2, 0, 9), [(0, 2, 0, 10), (1, 2, 2, 10)]);
     assert_eq!(located(&node.reader, "A", 1, 0, 9), []);
-    assert_eq!(node.reader.offset_by_time("A", 1, 5, false).unwrap(), 0);
+    assert_eq!(node.reader.offset_by_time("A", 1, 1, 5, false).unwrap(), 0);
     let found = node.reader.find_by_key("A", "k", 0, i64::MAX, 9).unwrap();
     let found: Vec<_> = found.iter().map(|f| (f.queue, f.located.queue_offset)).collect();
     assert_eq!(found, [(2, 1), (2, 0)]);
@@ -140,7 +140,7 @@ fn a_queue_may_start_at_any_offset() {
     let mut node = Node::open(folder.clone());
     node.apply(&[assign(assignment("A", 2, &[(1, 1_000)]))]);
     assert_eq!(located(&node.reader, "A", 1, 0, 9), []);
-    assert_eq!(node.reader.offset_by_time("A", 1, 5, false).unwrap(), 1_000);
+    assert_eq!(node.reader.offset_by_time("A", 1, 1, 5, false).unwrap(), 1_000);
     assert_eq!(node.reader.trim_point(i64::MAX, 0).unwrap(), Some(1));
     for time in [10, 20] {
         node.apply(&[message("A", 1, time, "k"), message("A", 1, time, "k")]);
@@ -162,9 +162,9 @@ fn a_queue_may_start_at_any_offset() {
         }
         assert_eq!(located(reader, "A", 1, 1_003, 9), all[3..]);
         assert_eq!(located(reader, "A", 1, 1_004, 9), []);
-        let lower = [0, 10, 11, 21].map(|time| reader.offset_by_time("A", 1, time, false).unwrap());
+        let lower = [0, 10, 11, 21].map(|time| reader.offset_by_time("A", 1, 1, time, false).unwrap());
         assert_eq!(lower, [1_000, 1_000, 1_002, 1_004]);
-        let upper = [10, 19, 20].map(|time| reader.offset_by_time("A", 1, time, true).unwrap());
+        let upper = [10, 19, 20].map(|time| reader.offset_by_time("A", 1, 1, time, true).unwrap());
         assert_eq!(upper, [1_001, 1_001, 1_003]);
         let found = reader.find_by_key("A", "k", 0, i64::MAX, 9).unwrap();
         let found: Vec<_> = found.iter().map(|found| found.located.queue_offset).collect();

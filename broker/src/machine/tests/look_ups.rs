@@ -10,8 +10,8 @@ fn offsets_are_found_by_time_as_the_protocol_says() {
     for time in [10, 20, 20, 30] {
         node.apply(&[message("A", 0, time, "k"), message("A", 0, time, "k")]);
     }
-    let lower = |time| node.reader.offset_by_time("A", 0, time, false).unwrap();
-    let upper = |time| node.reader.offset_by_time("A", 0, time, true).unwrap();
+    let lower = |time| node.reader.offset_by_time("A", 0, 1, time, false).unwrap();
+    let upper = |time| node.reader.offset_by_time("A", 0, 1, time, true).unwrap();
     assert_eq!(
         [
             lower(0),
@@ -29,13 +29,13 @@ fn offsets_are_found_by_time_as_the_protocol_says() {
         [0, 1, 1, 5, 7, 7]
     );
     assert_eq!(
-        node.reader.offset_by_time("A", 1, 5, false).unwrap(),
+        node.reader.offset_by_time("A", 1, 1, 5, false).unwrap(),
         0,
         "an empty queue"
     );
-    assert_eq!(node.reader.offset_by_time("A", 1, 5, true).unwrap(), 0);
+    assert_eq!(node.reader.offset_by_time("A", 1, 1, 5, true).unwrap(), 0);
     assert_eq!(
-        node.reader.offset_by_time("X", 0, 5, false).unwrap(),
+        node.reader.offset_by_time("X", 0, 1, 5, false).unwrap(),
         0,
         "an unknown one"
     );

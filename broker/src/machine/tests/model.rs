@@ -112,7 +112,7 @@ proptest! {
                 let bounds = node.reader.queue_bounds("A", number).unwrap();
                 prop_assert_eq!((bounds.min_offset, bounds.max_offset), (start + queue.trimmed as i64, end));
                 prop_assert_eq!(bounds.min_store_time, kept.first().map_or(-1, |first| first.3));
-                let lower = node.reader.offset_by_time("A", number, clock - 30, false).unwrap();
+                let lower = node.reader.offset_by_time("A", number, 1, clock - 30, false).unwrap();
                 let since = kept.iter().find(|message| message.3 >= clock - 30);
                 prop_assert_eq!(lower, since.map_or(end, |message| message.0));
             }

@@ -1,0 +1,151 @@
+//! Segments this process heard of from their predecessors' Raft groups, before the controllers told it.
+//!
+//! A Raft group that sealed a segment says what follows. The controllers publish that a moment later, or much later
+//! when none of them can be reached; until then requests find their way by what is noted here. Lost with the process,
+//! and learned again by asking the old group.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use flotilla_controller::metadata::{Metadata, Topic};
+use parking_lot::RwLock;
+
+use crate::state::Successor;
+
+/// Queues noted; with more, all are forgotten and learned again.
+const QUEUES_MAX: usize = 65_536;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct MovedQueues {
+    /// How many queues there are, to be looked at without the lock.
+    count: AtomicUsize,
+    queues: RwLock<HashMap<(u64, u32), Vec<Successor>>>,
+}
+
+impl MovedQueues {
+    /// Notes a segment of a topic's queue. False if it is known already, here or in the metadata.
+    pub fn learn(&self, topic: &Topic, queue: u32, segment: Successor) -> bool {
+        if published(topic, queue) >= segment.generation {
+            return false;
+        }
+        let mut queues = self.queues.write();
+        if queues.len() >= QUEUES_MAX {
+            queues.clear();
+        }
+        let known = queues.entry((topic.id, queue)).or_default();
+        known.retain(|known| known.generation > published(topic, queue));
+        let place = known.partition_point(|known| known.generation < segment.generation);
+        let is_new = known
+            .get(place)
+            .is_none_or(|known| known.generation != segment.generation);
+        if is_new {
+            known.insert(place, segment);
+        }
+        self.count.store(queues.len(), Ordering::Release);
+        is_new
+    }
+
+    /// The Raft group of a queue's open segment, if it is newer than the metadata's.
+    pub fn open(&self, topic: &Topic, queue: u32) -> Option<u16> {
+        self.newest(topic, queue, |_| true)
+    }
+
+    /// The Raft group of the segment of `offset`, if it is newer than the metadata's.
+    pub fn at(&self, topic: &Topic, queue: u32, offset: i64) -> Option<u16> {
+        self.newest(topic, queue, |segment| segment.start <= offset)
+    }
+
+    fn newest(&self, topic: &Topic, queue: u32, wanted: impl Fn(&Successor) -> bool) -> Option<u16> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let queues = self.queues.read();
+        let known = queues.get(&(topic.id, queue))?;
+        let newest = known.iter().rev().find(|segment| wanted(segment))?;
+        (newest.generation > published(topic, queue)).then_some(newest.group)
+    }
+
+    /// Forgets what the metadata says by now, and deleted topics.
+    pub fn prune(&self, metadata: &Metadata) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let topics: HashMap<u64, &Topic> = metadata.topics.values().map(|topic| (topic.id, &**topic)).collect();
+        let mut queues = self.queues.write();
+        queues.retain(|(topic, queue), known| {
+            let published = topics.get(topic).map(|topic| published(topic, *queue));
+            published.is_some_and(|published| known.iter().any(|segment| segment.generation > published))
+        });
+        self.count.store(queues.len(), Ordering::Release);
+    }
+}
+
+/// The newest generation the metadata knows of.
+fn published(topic: &Topic, queue: u32) -> u32 {
+    topic.open_segment(queue).map_or(0, |segment| segment.generation)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use flotilla_controller::metadata::Segment;
+    use flotilla_controller::topic::TopicConfig;
+
+    use super::*;
+
+    fn topic(generations: &[(u32, u16)]) -> Topic {
+        let segment = |(generation, group): &(u32, u16)| Segment {
+            generation: *generation,
+            group: *group,
+            start: 0,
+            end: None,
+        };
+        Topic {
+            id: 5,
+            epoch: 1,
+            created_ms: 0,
+            config: TopicConfig::new("T", 1),
+            queues: vec![generations.iter().map(segment).collect()],
+        }
+    }
+
+    fn successor(generation: u32, group: u16, start: i64) -> Successor {
+        Successor {
+            generation,
+            group,
+            start,
+        }
+    }
+
+    #[test]
+    fn the_newest_of_what_is_known_counts() {
+        let moved = MovedQueues::default();
+        let topic_now = topic(&[(1, 1)]);
+        assert_eq!(moved.open(&topic_now, 0), None);
+        assert!(moved.learn(&topic_now, 0, successor(9, 3, 20)));
+        assert!(moved.learn(&topic_now, 0, successor(4, 2, 10)));
+        assert!(!moved.learn(&topic_now, 0, successor(9, 3, 20)));
+        assert!(!moved.learn(&topic_now, 0, successor(1, 1, 0)));
+        assert_eq!(moved.open(&topic_now, 0), Some(3));
+        assert_eq!(moved.at(&topic_now, 0, 25), Some(3));
+        assert_eq!(moved.at(&topic_now, 0, 19), Some(2));
+        assert_eq!(moved.at(&topic_now, 0, 9), None, "the metadata knows");
+    }
+
+    #[test]
+    fn the_metadata_takes_over_once_it_is_as_new() {
+        let moved = MovedQueues::default();
+        moved.learn(&topic(&[(1, 1)]), 0, successor(4, 2, 10));
+        let published = topic(&[(1, 1), (4, 2)]);
+        assert_eq!(moved.open(&published, 0), None);
+        let mut metadata = Metadata::default();
+        metadata.topics.insert("T".to_owned(), Arc::new(topic(&[(1, 1)])));
+        moved.prune(&metadata);
+        assert_eq!(moved.count.load(Ordering::Relaxed), 1);
+        metadata.topics.insert("T".to_owned(), Arc::new(published));
+        moved.prune(&metadata);
+        assert_eq!(moved.count.load(Ordering::Relaxed), 0);
+    }
+}

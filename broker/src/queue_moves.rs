@@ -1,0 +1,363 @@
+//! Carries out the moves of queues that leave the Raft groups led here.
+//!
+//! For each move: the new group *reserves* the generation; this group *seals* its segment, which is the point of no
+//! return; the new group *opens* it with what was put aside; the controllers are told, and this group forgets what it
+//! put aside. The steps are in `state/topics/handover.rs`; which comes next is read from this group's state and the
+//! metadata, so whoever leads after a crash goes on where it stopped, and between the seal and the opening no
+//! controller is needed. Before the seal a move is given up when the new group cannot take it: first in this group's
+//! log, then in the other's, then with the controllers.
+//!
+//! Also here: segments whose last message retention removed are dropped, by the controllers first.
+
+mod steps;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_controller::queue_move::MoveOutcome;
+use flotilla_controller::state::Command as ControllerCommand;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info, warn};
+
+use crate::controllers::NoController;
+use crate::handlers::propose::now_ms;
+use crate::node::Broker;
+use crate::replica::Replica;
+use crate::server::stopped;
+use crate::state::{Command, Opening, QueueState, Reply, Step};
+use crate::topic_changes;
+
+pub use steps::serve;
+
+use steps::{NotDone, at_group, here};
+
+/// Moves carried out at a time by one group.
+const AT_A_TIME_MAX: usize = 16;
+/// How long the new group may take to reserve, before the move is given up.
+const RESERVE_MAX: Duration = Duration::from_secs(5);
+/// How long the new group is told that a move was given up; it does not matter if it does not hear of it.
+const BAR_MAX: Duration = Duration::from_secs(2);
+/// How long one try of what must be done takes, before it is tried again.
+const TRY_MAX: Duration = Duration::from_secs(2);
+/// Before it is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often it is looked for moves that nothing announced, and for segments without messages.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A move with what is needed to carry it out.
+#[derive(Clone, Debug)]
+struct Task {
+    step: Step,
+    to: u16,
+    /// The controllers' number of it, as long as they wait to be told.
+    id: Option<u64>,
+}
+
+impl Task {
+    /// One task of a queue at a time.
+    fn key(&self) -> (u64, u32) {
+        (self.step.uid, self.step.queue)
+    }
+}
+
+/// While this replica leads: carries out the moves of its queues, until `stop`.
+pub async fn keep(broker: Arc<Broker>, replica: Arc<Replica>, mut stop: watch::Receiver<bool>) {
+    let mut epochs = broker.metadata.subscribe();
+    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut under_way = FuturesUnordered::new();
+    let mut busy = BTreeSet::new();
+    loop {
+        let seen = replica.group.leadership();
+        if seen.is_leader {
+            for task in tasks(&broker, &replica) {
+                if under_way.len() >= AT_A_TIME_MAX {
+                    break;
+                }
+                if busy.insert(task.key()) {
+                    let (broker, replica) = (Arc::clone(&broker), Arc::clone(&replica));
+                    under_way.push(async move {
+                        carry_out(&broker, &replica, &task).await;
+                        task.key()
+                    });
+                }
+            }
+        } else {
+            // The next leader goes on.
+            under_way = FuturesUnordered::new();
+            busy.clear();
+        }
+        tokio::select! {
+            Some(done) = under_way.next(), if !under_way.is_empty() => {
+                busy.remove(&done);
+            }
+            changed = epochs.changed() => if changed.is_err() { return },
+            _ = replica.group.leadership_changed(&seen) => {}
+            _ = looks.tick() => {
+                broker.metadata.read(|metadata| broker.moved.prune(metadata));
+                if seen.is_leader {
+                    drop_segments(&broker, &replica).await;
+                }
+            }
+            () = stopped(&mut stop) => return,
+        }
+    }
+}
+
+/// What there is to do: moves the controllers ask for, and those this group sealed and nobody else may know of.
+fn tasks(broker: &Broker, replica: &Replica) -> Vec<Task> {
+    let mut tasks: Vec<Task> = broker.metadata.read(|metadata| {
+        let moves = metadata.moves.iter();
+        let wanted = moves.filter(|(_, wanted)| wanted.is_under_way() && wanted.from == replica.number);
+        let wanted = wanted.map(|(id, wanted)| Task {
+            step: Step {
+                topic: wanted.topic.clone(),
+                uid: wanted.topic_id,
+                queue: wanted.queue,
+                generation: wanted.generation,
+            },
+            to: wanted.to,
+            id: Some(*id),
+        });
+        wanted.collect()
+    });
+    let known: BTreeSet<_> = tasks.iter().map(Task::key).collect();
+    let sealed: Vec<Task> = replica.state.with(|state| {
+        let undelivered = state.topics.undelivered();
+        let undelivered = undelivered.map(|(topic, queue, sealed)| Task {
+            step: Step {
+                topic: topic.config.name.clone(),
+                uid: topic.uid,
+                queue,
+                generation: sealed.next,
+            },
+            to: sealed.to,
+            id: None,
+        });
+        undelivered.collect()
+    });
+    tasks.extend(sealed.into_iter().filter(|task| !known.contains(&task.key())));
+    tasks
+}
+
+/// How far a move has come in the group that the queue leaves.
+enum Sealed {
+    No,
+    Yes { end: i64, aside: Option<QueueState> },
+}
+
+fn sealed(replica: &Replica, step: &Step) -> Sealed {
+    replica.state.with(|state| {
+        let topic = state.topics.get(&step.topic).filter(|topic| topic.uid == step.uid);
+        let mut segments = topic.into_iter().flat_map(|topic| topic.sealed_of(step.queue));
+        match segments.find(|sealed| sealed.next == step.generation) {
+            None => Sealed::No,
+            Some(sealed) => Sealed::Yes {
+                end: sealed.queue.max_offset,
+                aside: sealed.aside.clone(),
+            },
+        }
+    })
+}
+
+async fn carry_out(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task) {
+    let begun = Instant::now();
+    let outcome = advance(broker, replica, task).await;
+    let Step {
+        topic,
+        queue,
+        generation,
+        ..
+    } = &task.step;
+    let to = broker.group_name(task.to);
+    match outcome {
+        Ok(Ended::Moved { end, pause }) => {
+            broker.metrics.queue_moves.with_label_values(&["done"]).inc();
+            broker.metrics.queue_move_seconds.observe(begun.elapsed().as_secs_f64());
+            if let Some(pause) = pause {
+                broker.metrics.writer_pause_seconds.observe(pause.as_secs_f64());
+            }
+            info!(
+                group = replica.name,
+                to,
+                topic,
+                queue,
+                generation,
+                end,
+                ?pause,
+                "moved a queue"
+            );
+        }
+        Ok(Ended::GivenUp(reason)) => {
+            broker.metrics.queue_moves.with_label_values(&["cancelled"]).inc();
+            warn!(
+                group = replica.name,
+                to, topic, queue, generation, reason, "gave a move up"
+            );
+        }
+        Err(reason) => {
+            debug!(
+                group = replica.name,
+                to, topic, queue, generation, reason, "a move waits"
+            );
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+enum Ended {
+    Moved { end: i64, pause: Option<Duration> },
+    GivenUp(String),
+}
+
+/// Does what comes next until the move ended; an error is a reason to look again.
+async fn advance(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task) -> Result<Ended, String> {
+    // What this replica led before it applied everything may be behind.
+    replica.group.read_index().await.map_err(|error| error.to_string())?;
+    let mut sealed_at = None;
+    let (end, aside) = match sealed(replica, &task.step) {
+        Sealed::Yes { end, aside } => (end, aside),
+        Sealed::No => {
+            if let Err(reason) = reserve(broker, task).await {
+                return give_up(broker, replica, task, reason).await;
+            }
+            sealed_at = Some(Instant::now());
+            let seal = Command::Seal {
+                step: task.step.clone(),
+                to: task.to,
+            };
+            match here(replica, &seal).await {
+                Ok(_) => {}
+                Err(NotDone::Refused(reason)) => return give_up(broker, replica, task, reason).await,
+                Err(other) => return Err(other.to_string()),
+            }
+            match sealed(replica, &task.step) {
+                Sealed::Yes { end, aside } => (end, aside),
+                Sealed::No => return Err("the seal is not applied".to_owned()),
+            }
+        }
+    };
+    let mut pause = None;
+    if let Some(state) = aside {
+        let opening = Command::Open(Opening {
+            step: task.step.clone(),
+            start: end,
+            state,
+        });
+        // There is no way back: until it is done, whoever leads here says it again.
+        match at_group(broker, task.to, &opening, TRY_MAX).await {
+            Ok(_) => pause = sealed_at.map(|at| at.elapsed()),
+            // The topic is deleted, here in a moment as well.
+            Err(other) => return Err(other.to_string()),
+        }
+    }
+    let delivered = Command::Delivered(task.step.clone());
+    let outcome = MoveOutcome::Opened {
+        end_offset: end,
+        writer_pause_ms: pause.map_or(0, |pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
+        bytes_copied: 0,
+    };
+    let (delivered, published) = tokio::join!(here(replica, &delivered), end_move(broker, task, outcome));
+    delivered.map_err(|other| other.to_string())?;
+    published?;
+    Ok(Ended::Moved { end, pause })
+}
+
+/// Has the new group reserve the generation; the reason if it cannot.
+async fn reserve(broker: &Arc<Broker>, task: &Task) -> Result<(), String> {
+    let topic = broker.topic(&task.step.topic);
+    let topic = topic.filter(|topic| topic.id == task.step.uid);
+    let topic = topic.ok_or_else(|| "the topic was deleted".to_owned())?;
+    let reserve = Command::Reserve {
+        topic: topic_changes::settings_of(&topic),
+        queue: task.step.queue,
+        generation: task.step.generation,
+    };
+    let reserved = at_group(broker, task.to, &reserve, RESERVE_MAX).await;
+    reserved.map(drop).map_err(|reason| {
+        let to = broker.group_name(task.to);
+        format!("{to} did not reserve the queue: {reason}")
+    })
+}
+
+/// Undoes a move that is not sealed: here, there, and with the controllers.
+async fn give_up(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task, reason: String) -> Result<Ended, String> {
+    let bar = Command::Bar(task.step.clone());
+    match here(replica, &bar).await {
+        Ok(_) => {}
+        // Without a topic here there is nothing to undo.
+        Err(NotDone::Refused(_)) if matches!(sealed(replica, &task.step), Sealed::No) => {}
+        Err(other) => return Err(other.to_string()),
+    }
+    if let Err(error) = at_group(broker, task.to, &bar, BAR_MAX).await {
+        debug!(%error, topic = task.step.topic, queue = task.step.queue, "tell the new group that a move was given up");
+    }
+    let outcome = MoveOutcome::Cancelled { reason: reason.clone() };
+    end_move(broker, task, outcome).await?;
+    Ok(Ended::GivenUp(reason))
+}
+
+/// Tells the controllers how a move ended.
+async fn end_move(broker: &Arc<Broker>, task: &Task, outcome: MoveOutcome) -> Result<(), String> {
+    let Some(id) = task.id else { return Ok(()) };
+    let command = ControllerCommand::EndMove {
+        id,
+        outcome,
+        now_ms: now_ms(),
+    };
+    match broker.controllers.propose(command).await {
+        // They know better, or have forgotten it.
+        Ok(_) | Err(NoController::Refused(_)) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Has sealed segments without messages dropped, and forgets those that the controllers do not list any more.
+async fn drop_segments(broker: &Arc<Broker>, replica: &Arc<Replica>) {
+    let sealed: Vec<(Step, bool)> = replica.state.with(|state| {
+        let topics = state.topics.iter();
+        let segments = topics.flat_map(|topic| {
+            topic.sealed.iter().filter_map(move |((queue, generation), sealed)| {
+                let step = Step {
+                    topic: topic.config.name.clone(),
+                    uid: topic.uid,
+                    queue: *queue,
+                    generation: *generation,
+                };
+                let is_empty = sealed.queue.min_offset == sealed.queue.max_offset;
+                sealed.aside.is_none().then_some((step, is_empty))
+            })
+        });
+        segments.collect()
+    });
+    for (step, is_empty) in sealed {
+        let topic = broker.topic(&step.topic).filter(|topic| topic.id == step.uid);
+        let segments = topic.as_ref().and_then(|topic| topic.queues.get(step.queue as usize));
+        let Some(first) = segments.and_then(|segments| segments.first()) else {
+            continue;
+        };
+        if step.generation < first.generation {
+            let forget = Command::ForgetSegments(Step {
+                generation: first.generation,
+                ..step
+            });
+            if let Err(error) = here(replica, &forget).await {
+                debug!(%error, group = replica.name, "forget a segment");
+            }
+        } else if is_empty && step.generation == first.generation && first.end.is_some() {
+            let command = ControllerCommand::DropSegment {
+                topic: step.topic,
+                topic_id: step.uid,
+                queue: step.queue,
+                generation: step.generation,
+            };
+            if let Err(error) = broker.controllers.propose(command).await {
+                debug!(%error, group = replica.name, "drop a segment");
+                return;
+            }
+        }
+    }
+}
