@@ -44,8 +44,10 @@ const BAR_MAX: Duration = Duration::from_secs(2);
 const TRY_MAX: Duration = Duration::from_secs(2);
 /// Before it is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often it is looked for moves that nothing announced, and for segments without messages.
+/// How often it is looked for moves that nothing announced.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked for segments without messages.
+const DROP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A move with what is needed to carry it out.
 #[derive(Clone, Debug)]
@@ -68,6 +70,8 @@ pub async fn keep(broker: Arc<Broker>, replica: Arc<Replica>, mut stop: watch::R
     let mut epochs = broker.metadata.subscribe();
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut drops = tokio::time::interval(DROP_INTERVAL);
+    drops.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut under_way = FuturesUnordered::new();
     let mut busy = BTreeSet::new();
     loop {
@@ -96,12 +100,10 @@ pub async fn keep(broker: Arc<Broker>, replica: Arc<Replica>, mut stop: watch::R
             }
             changed = epochs.changed() => if changed.is_err() { return },
             _ = replica.group.leadership_changed(&seen) => {}
-            _ = looks.tick() => {
-                broker.metadata.read(|metadata| broker.moved.prune(metadata));
-                if seen.is_leader {
-                    drop_segments(&broker, &replica).await;
-                }
-            }
+            _ = looks.tick() => broker.metadata.read(|metadata| broker.moved.prune(metadata)),
+            _ = drops.tick() => if seen.is_leader {
+                drop_segments(&broker, &replica).await;
+            },
             () = stopped(&mut stop) => return,
         }
     }

@@ -273,9 +273,10 @@ impl Topics {
             return Reply::Refused(Refusal::LimitReached("queues"));
         }
         if self.get(&step.topic).is_none() {
-            // Any assignment is newer: what it opens here must not be taken for known.
+            // The assignment of that version is newer, so that what it opens here is not taken for known. A copy of
+            // the metadata that is older must not take the topic for a deleted one.
             let unassigned = Assignment {
-                version: 0,
+                version: assignment.version.saturating_sub(1),
                 ..assignment
             };
             match self.assign(unassigned, next_topic_id, effects) {
