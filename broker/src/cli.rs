@@ -4,6 +4,7 @@ mod admin;
 mod admin_client;
 mod client;
 mod consume;
+mod moves;
 mod produce;
 mod serve;
 mod table;

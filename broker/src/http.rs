@@ -15,6 +15,7 @@ mod json;
 mod limits;
 mod messages;
 mod metrics;
+mod moves;
 mod openapi;
 mod operation;
 mod problem;
@@ -28,7 +29,9 @@ use tokio::sync::watch;
 use tracing::warn;
 
 pub use execute::serve_forwarded;
+pub use json::parse_duration;
 pub use limits::{HTTP_CONNECTIONS_MAX, HTTP_IDLE_MAX};
+pub use moves::MOVE_WAIT_MAX;
 pub use operation::Operation;
 pub use problem::Problem;
 

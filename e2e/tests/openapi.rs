@@ -56,6 +56,13 @@ fn every_operation_of_the_document_is_served_as_described_and_no_other_method_is
     send(&http, "described", message);
     let read = "--topic described --group readers --from first --count 1 --idle 10";
     succeeds(&format!("consume --server {server} {read}"), "");
+    // Two queues that can move: one to look at, the other for the operation that moves one.
+    let (status, put) = http
+        .put("/v1/topics/moved", &json!({ "queues": 2, "groups": ["g2"] }))
+        .expect("put");
+    assert_eq!(status, 201, "{put}");
+    let begun = ask(&http, "POST", "/v1/topics/moved/queues/1/move", r#"{"group":"g1"}"#);
+    let id = begun.json().expect("a move")["id"].to_string();
     let document = get(&http, "/openapi.json");
     let mut wrong = String::new();
     // What removes the topic comes last.
@@ -66,7 +73,13 @@ fn every_operation_of_the_document_is_served_as_described_and_no_other_method_is
             } else {
                 GROUP
             };
-            let mut path = described.replace("{topic}", "described").replace("{group}", group);
+            let topic = if described.ends_with("/move") {
+                "moved"
+            } else {
+                "described"
+            };
+            let mut path = described.replace("{topic}", topic).replace("{group}", group);
+            path = path.replace("{queue}", "0").replace("{id}", &id);
             assert!(!path.contains('{'), "what stands in {path}?");
             if path == "/v1/messages" {
                 path.push_str("?topic=described&queue=0&offset=0");
@@ -76,6 +89,8 @@ fn every_operation_of_the_document_is_served_as_described_and_no_other_method_is
                 "transferLeader" => r#"{"node":"n1"}"#,
                 "putTopic" => r#"{"queues":2,"type":"normal","retention":{"time":"1h","bytes":1000000}}"#,
                 "send" => r#"{"body":"hello"}"#,
+                "moveQueue" => r#"{"group":"g1"}"#,
+                "rebalance" => r#"{"dry_run":true}"#,
                 _ => "",
             };
             let answer = ask(&http, &method.to_uppercase(), &path, body);

@@ -55,6 +55,12 @@ pub struct Node {
 pub struct RaftGroup {
     /// Name.
     pub name: String,
+    /// Its queues leave, and it gets no others.
+    #[serde(default)]
+    pub draining: bool,
+    /// Queues whose writes go to it.
+    #[serde(default)]
+    pub open_queues: u64,
     /// Leading node.
     pub leader: Option<String>,
     /// Term.

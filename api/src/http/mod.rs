@@ -4,6 +4,7 @@ mod cluster;
 mod consumer;
 mod message;
 mod problem;
+mod queue_move;
 mod topic;
 
 pub use cluster::{
@@ -13,6 +14,7 @@ pub use cluster::{
 pub use consumer::{ConsumerGroup, ConsumerMember, ConsumerQueue, OffsetReset};
 pub use message::{Message, SendReceipt, SendRequest};
 pub use problem::{Outcome, Problem};
+pub use queue_move::{MoveState, MoveTarget, Moves, QueueMove, RebalanceRequest};
 pub use topic::{Queue, QueueSegment, Queues, Retention, Topic, TopicSettings, TopicType};
 
 use serde::{Deserialize, Serialize};

@@ -70,3 +70,34 @@ fn problems_say_what_became_of_a_write() {
     );
     assert_eq!(serde_json::from_value::<Problem>(written).expect("reads"), problem);
 }
+
+#[test]
+fn a_move_that_is_only_planned_has_no_number() {
+    let planned = QueueMove {
+        id: None,
+        topic: "T".into(),
+        queue: 3,
+        from: "g1".into(),
+        to: "g2".into(),
+        state: None,
+        writer_pause_ms: None,
+        duration_ms: None,
+        end_offset: None,
+        bytes_copied: 0,
+        reason: "rebalance".into(),
+    };
+    let mut expected = json!({
+        "topic": "T", "queue": 3, "from": "g1", "to": "g2", "writer_pause_ms": null, "duration_ms": null,
+        "end_offset": null, "bytes_copied": 0, "reason": "rebalance"
+    });
+    assert_eq!(serde_json::to_value(&planned).expect("writes"), expected);
+    let started = QueueMove {
+        id: Some(7),
+        state: Some(MoveState::Preparing),
+        ..planned
+    };
+    expected["id"] = json!(7);
+    expected["state"] = json!("preparing");
+    assert_eq!(serde_json::to_value(&started).expect("writes"), expected);
+    assert_eq!(serde_json::from_value::<QueueMove>(expected).expect("reads"), started);
+}

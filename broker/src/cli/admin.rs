@@ -4,6 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::admin_client::{AdminClient, path_part};
+use super::moves::{self, MOVES, QueueChange};
 use super::table::{self, Column};
 
 /// Look at a running cluster and change it.
@@ -50,10 +51,42 @@ enum AdminCommand {
         #[command(flatten)]
         change: TopicChange,
     },
-    /// A topic's queues.
+    /// A topic's queues, or move one of them.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Queues {
         /// Topic.
-        topic: String,
+        #[arg(required = true)]
+        topic: Option<String>,
+        /// Move one.
+        #[command(subcommand)]
+        change: Option<QueueChange>,
+    },
+    /// Queues under way to another Raft group and the last that were, or one of these moves.
+    Moves {
+        /// Number of a move.
+        id: Option<u64>,
+    },
+    /// Even out queues over the Raft groups that are not draining.
+    Rebalance {
+        /// Only say what would move, and why.
+        #[arg(long)]
+        dry_run: bool,
+        /// Wait until the moves have ended, and say how many remain.
+        #[arg(long, conflicts_with = "dry_run")]
+        wait: bool,
+    },
+    /// Have all queues leave a Raft group; it gets no others until it is reopened.
+    Drain {
+        /// Raft group.
+        group: String,
+        /// Wait until no queue is open there, and say how many remain.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Let a Raft group get queues again.
+    Reopen {
+        /// Raft group.
+        group: String,
     },
     /// Consumer groups, or how far one is.
     Consumers {
@@ -132,6 +165,8 @@ const GROUPS: &[Column] = &[
     ("group", "name"),
     ("leader", "leader"),
     ("term", "term"),
+    ("open queues", "open_queues"),
+    ("draining", "draining"),
     ("committed", "committed_index"),
     ("applied", "applied_index"),
     ("log bytes", "commitlog.bytes"),
@@ -233,10 +268,18 @@ impl AdminCommand {
                     TopicChange { .. } => (client.get(&path)?, &[("", TOPICS)]),
                 }
             }
-            Self::Queues { topic } => (
-                client.get(&format!("/v1/topics/{}/queues", path_part(&topic)))?,
-                &[("queues", QUEUES)],
-            ),
+            Self::Queues {
+                change: Some(change), ..
+            } => (change.ask(client)?, &[("", MOVES)]),
+            Self::Queues { topic, .. } => {
+                let path = format!("/v1/topics/{}/queues", path_part(&topic.unwrap_or_default()));
+                (client.get(&path)?, &[("queues", QUEUES)])
+            }
+            Self::Moves { id: Some(id) } => (moves::moves(client, Some(id))?, &[("", MOVES)]),
+            Self::Moves { id: None } => (moves::moves(client, None)?, &[("moves", MOVES)]),
+            Self::Rebalance { dry_run, wait } => (moves::rebalance(client, dry_run, wait)?, &[("moves", MOVES)]),
+            Self::Drain { group, wait } => (moves::drain(client, &group, wait)?, &[("moves", MOVES)]),
+            Self::Reopen { group } => (moves::reopen(client, &group)?, &[("", GROUPS)]),
             Self::Consumers { consumer_group: None } => {
                 let mut answer = client.get("/v1/consumer-groups")?;
                 summarise(&mut answer);

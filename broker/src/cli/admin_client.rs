@@ -51,6 +51,13 @@ impl AdminClient {
         self.read(path, self.agent.post(self.url(path)).send_json(body))
     }
 
+    /// `POST` with a document to a node that answers once something has happened, or `wait` is over.
+    pub fn post_and_wait(&self, path: &str, body: &Value, wait: Duration) -> anyhow::Result<Value> {
+        let request = self.agent.post(self.url(path)).config();
+        let request = request.timeout_global(Some(ANSWER_TIMEOUT + wait)).build();
+        self.read(path, request.send_json(body))
+    }
+
     /// `DELETE`.
     pub fn delete(&self, path: &str) -> anyhow::Result<Value> {
         self.read(path, self.agent.delete(self.url(path)).call())

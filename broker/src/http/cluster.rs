@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flotilla_controller::metadata::Metadata;
 use flotilla_controller::protocol::{Request, Response};
-use flotilla_controller::state::Command as ControllerCommand;
+use flotilla_controller::state::{Command as ControllerCommand, QueueCounts};
 use flotilla_raft_store::group::MemberStatus;
 use flotilla_raft_store::log_id::LogId;
 use futures_util::future::join_all;
@@ -125,19 +126,26 @@ pub async fn groups(broker: &Arc<Broker>) -> Read<Value> {
 /// `GET /v1/groups/{group}`.
 pub async fn group(broker: &Arc<Broker>, group: &str) -> Result<Read<Value>, Problem> {
     let number = group_number(broker, group)?;
-    Ok(match read(broker, number, &Part::Group).await {
+    let mut found = match read(broker, number, &Part::Group).await {
         Ok(found) => found,
         Err(problem) if problem.may_pass() => unknown_group(broker, number),
         Err(problem) => return Err(problem),
-    })
+    };
+    let metadata = broker.metadata.snapshot();
+    add_placement(&mut found.value, &metadata, number, &open_queues(&metadata));
+    Ok(found)
 }
 
 async fn group_documents(broker: &Arc<Broker>) -> Read<Vec<Value>> {
     let numbers: Vec<u16> = broker.groups().into_iter().map(|(number, _)| number).collect();
     let mut stale = false;
     let mut documents = Vec::new();
-    for (number, found) in read_all(broker, &numbers, &Part::Group).await {
-        let found = found.unwrap_or_else(|| unknown_group(broker, number));
+    let found = read_all(broker, &numbers, &Part::Group).await;
+    let metadata = broker.metadata.snapshot();
+    let open = open_queues(&metadata);
+    for (number, found) in found {
+        let mut found = found.unwrap_or_else(|| unknown_group(broker, number));
+        add_placement(&mut found.value, &metadata, number, &open);
         stale |= found.stale;
         documents.push(found.value);
     }
@@ -145,6 +153,17 @@ async fn group_documents(broker: &Arc<Broker>) -> Read<Vec<Value>> {
         value: documents,
         stale,
     }
+}
+
+fn open_queues(metadata: &Metadata) -> QueueCounts {
+    QueueCounts::of(metadata.topics.values().map(Arc::as_ref))
+}
+
+/// What the controllers know of a Raft group, and its replicas do not.
+fn add_placement(document: &mut Value, metadata: &Metadata, number: u16, open: &QueueCounts) {
+    let group = metadata.groups.get(&number);
+    document["draining"] = group.is_some_and(|group| group.draining).into();
+    document["open_queues"] = open.open_in(number).into();
 }
 
 /// A Raft group of which nobody says anything.

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::answer::Answer;
 use super::operation::{Operation, Part};
 use super::problem::Problem;
-use super::{cluster, consumer_groups, messages, topics};
+use super::{cluster, consumer_groups, messages, moves, topics};
 use crate::node::Broker;
 use crate::peer::{self, CallKind};
 use crate::replica::Replica;
@@ -43,6 +43,15 @@ pub async fn execute(broker: &Arc<Broker>, operation: Operation) -> Result<Answe
             at_leader(broker, number, &Part::Digest).await
         }
         Operation::TransferLeader { group, node } => cluster::transfer_leader(broker, &group, node).await,
+        Operation::Drain { group } => moves::drain(broker, &group).await,
+        Operation::Reopen { group } => moves::reopen(broker, &group).await,
+        Operation::MoveQueue {
+            topic,
+            queue,
+            group,
+            wait,
+        } => moves::move_queue(broker, topic, queue, &group, wait).await,
+        Operation::Rebalance { dry_run } => moves::rebalance(broker, dry_run).await,
         Operation::PutTopic { topic, settings } => topics::put(broker, &topic, &settings).await,
         Operation::DeleteTopic { topic } => topics::delete(broker, &topic).await,
         read => {
@@ -52,6 +61,8 @@ pub async fn execute(broker: &Arc<Broker>, operation: Operation) -> Result<Answe
                 Operation::Cluster => cluster::cluster(broker).await,
                 Operation::Groups => cluster::groups(broker).await,
                 Operation::Group { group } => cluster::group(broker, &group).await?,
+                Operation::Moves => fresh(moves::list(broker)),
+                Operation::Move { id } => fresh(moves::one(broker, id)?),
                 Operation::Topics => fresh(topics::list(broker)),
                 Operation::Topic { topic } => fresh(topics::one(broker, &topic)?),
                 Operation::Queues { topic } => topics::queues(broker, &topic).await?,

@@ -2,9 +2,13 @@
 //! group can answer ([`Part`]), as it travels to that leader.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use flotilla_api::http::TopicSettings;
 use serde::{Deserialize, Serialize};
+
+use super::json::parse_duration;
+use super::problem::Problem;
 
 /// One request of the admin API, without its HTTP form.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +33,39 @@ pub enum Operation {
         group: String,
         /// The node.
         node: String,
+    },
+    /// A Raft group gets no more queues, and those it has leave.
+    Drain {
+        /// The Raft group.
+        group: String,
+    },
+    /// A Raft group may get queues again.
+    Reopen {
+        /// The Raft group.
+        group: String,
+    },
+    /// Queues under way to another Raft group, and the last that were.
+    Moves,
+    /// One of them.
+    Move {
+        /// Its number.
+        id: u64,
+    },
+    /// A queue goes to another Raft group.
+    MoveQueue {
+        /// The topic.
+        topic: String,
+        /// The queue.
+        queue: u32,
+        /// The Raft group.
+        group: String,
+        /// How long to wait until it is done.
+        wait: Duration,
+    },
+    /// Queues are spread evenly over the Raft groups.
+    Rebalance {
+        /// Only say what would move.
+        dry_run: bool,
     },
     /// All topics.
     Topics,
@@ -72,12 +109,19 @@ impl Operation {
     /// It changes something.
     pub fn is_write(&self) -> bool {
         match self {
-            Self::Digest { .. } | Self::TransferLeader { .. } | Self::PutTopic { .. } | Self::DeleteTopic { .. } => {
-                true
-            }
+            Self::Digest { .. }
+            | Self::TransferLeader { .. }
+            | Self::Drain { .. }
+            | Self::Reopen { .. }
+            | Self::MoveQueue { .. }
+            | Self::PutTopic { .. }
+            | Self::DeleteTopic { .. } => true,
+            Self::Rebalance { dry_run } => !dry_run,
             Self::Cluster
             | Self::Groups
             | Self::Group { .. }
+            | Self::Moves
+            | Self::Move { .. }
             | Self::Topics
             | Self::Topic { .. }
             | Self::Queues { .. }
@@ -166,4 +210,23 @@ pub struct Selection {
     pub key: Option<String>,
     /// With this id.
     pub id: Option<String>,
+}
+
+/// How a move is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveWish {
+    /// How long to wait until it is done, such as `10s`; without it the answer comes once it is started.
+    wait: Option<String>,
+}
+
+impl MoveWish {
+    /// The time to wait.
+    pub fn wait(&self) -> Result<Duration, Problem> {
+        let Some(text) = &self.wait else {
+            return Ok(Duration::ZERO);
+        };
+        let wrong = || Problem::malformed(format!("wait: `{text}` is not a duration such as 10s")).refused();
+        parse_duration(text).map(Duration::from_millis).ok_or_else(wrong)
+    }
 }

@@ -11,12 +11,12 @@ use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use flotilla_api::http::LeaderChange;
+use flotilla_api::http::{LeaderChange, MoveTarget, RebalanceRequest};
 use serde::de::DeserializeOwned;
 
 use super::answer::Answer;
 use super::execute::execute;
-use super::operation::{Operation, Selection};
+use super::operation::{MoveWish, Operation, Selection};
 use super::problem::Problem;
 use super::{HTTP_BODY_BYTES_MAX, Stage, limits, messages, metrics, openapi};
 use crate::node::Broker;
@@ -41,6 +41,17 @@ pub fn router(stage: Stage) -> Router {
             post(|stage, Named(group)| run(stage, Operation::Digest { group })),
         )
         .route("/v1/groups/{group}/leader", post(transfer_leader))
+        .route(
+            "/v1/groups/{group}/drain",
+            post(|stage, Named(group)| run(stage, Operation::Drain { group })),
+        )
+        .route(
+            "/v1/groups/{group}/reopen",
+            post(|stage, Named(group)| run(stage, Operation::Reopen { group })),
+        )
+        .route("/v1/moves", get(|stage| run(stage, Operation::Moves)))
+        .route("/v1/moves/{id}", get(find_move))
+        .route("/v1/rebalance", post(rebalance))
         .route("/v1/topics", get(|stage| run(stage, Operation::Topics)))
         .route(
             "/v1/topics/{topic}",
@@ -52,6 +63,7 @@ pub fn router(stage: Stage) -> Router {
             "/v1/topics/{topic}/queues",
             get(|stage, Named(topic)| run(stage, Operation::Queues { topic })),
         )
+        .route("/v1/topics/{topic}/queues/{queue}/move", post(move_queue))
         .route("/v1/topics/{topic}/messages", post(send))
         .route(
             "/v1/consumer-groups",
@@ -91,6 +103,20 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
+/// A topic and the number of one of its queues in a path.
+struct NamedQueue(String, u32);
+
+impl<S: Send + Sync> FromRequestParts<S> for NamedQueue {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path((topic, queue)) = Path::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()).refused())?;
+        Ok(Self(topic, queue))
+    }
+}
+
 fn broker(stage: &Stage) -> Result<&Arc<Broker>, Problem> {
     stage
         .get()
@@ -123,6 +149,39 @@ async fn scrape(State(stage): State<Stage>) -> Result<Response, Problem> {
 async fn transfer_leader(stage: State<Stage>, Named(group): Named, body: Result<Bytes, BytesRejection>) -> Outcome {
     let LeaderChange { node } = parse(body)?;
     run(stage, Operation::TransferLeader { group, node }).await
+}
+
+async fn find_move(stage: State<Stage>, Named(id): Named) -> Outcome {
+    let id = id
+        .parse()
+        .map_err(|_| Problem::malformed(format!("`{id}` is not the number of a move")))?;
+    run(stage, Operation::Move { id }).await
+}
+
+async fn rebalance(stage: State<Stage>, body: Result<Bytes, BytesRejection>) -> Outcome {
+    let RebalanceRequest { dry_run } = match body {
+        Ok(bytes) if bytes.is_empty() => Default::default(),
+        body => parse(body)?,
+    };
+    run(stage, Operation::Rebalance { dry_run }).await
+}
+
+async fn move_queue(
+    stage: State<Stage>,
+    NamedQueue(topic, queue): NamedQueue,
+    wish: Result<Query<MoveWish>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Outcome {
+    let Query(wish) = wish.map_err(|rejection| Problem::malformed(rejection.body_text()).refused())?;
+    let MoveTarget { group } = parse(body)?;
+    let wait = wish.wait()?;
+    let operation = Operation::MoveQueue {
+        topic,
+        queue,
+        group,
+        wait,
+    };
+    run(stage, operation).await
 }
 
 async fn put_topic(stage: State<Stage>, Named(topic): Named, body: Result<Bytes, BytesRejection>) -> Outcome {

@@ -1,0 +1,174 @@
+//! Moving queues through the admin API: what is planned and why, what is refused, and what a drained group shows.
+
+use flotilla_e2e::admin::{all, ask, get, is_problem, one, three};
+use flotilla_e2e::command::{fails, succeeds};
+use flotilla_e2e::http::Http;
+use serde_json::{Value, json};
+
+/// A topic whose queues all lie in one Raft group.
+fn pinned(http: &Http, topic: &str, queues: u32, group: &str) {
+    let settings = json!({ "queues": queues, "groups": [group] });
+    let (status, body) = http.put(&format!("/v1/topics/{topic}"), &settings).expect("put");
+    assert_eq!(status, 201, "{body}");
+    let owners = http.owners(topic).expect("owners");
+    assert!(owners.iter().all(|owner| owner == group), "{owners:?}");
+}
+
+/// What a group shows of the queues it has.
+fn placement(http: &Http, group: &str) -> (Value, Value) {
+    let shown = get(http, &format!("/v1/groups/{group}"));
+    (shown["draining"].clone(), shown["open_queues"].clone())
+}
+
+fn moves(http: &Http) -> Value {
+    get(http, "/v1/moves")["moves"].clone()
+}
+
+#[test]
+fn a_dry_run_says_at_every_node_what_would_move_and_why_and_moves_nothing() {
+    let cluster = three();
+    let nodes = all(&cluster);
+    pinned(&nodes[0], "uneven", 6, "g2");
+    for http in &nodes {
+        let (status, plan) = http
+            .post("/v1/rebalance", &json!({ "dry_run": true }))
+            .expect("dry run");
+        assert_eq!((status, &plan["remaining"]), (200, &json!(4)), "{plan}");
+        let planned = plan["moves"].as_array().expect("moves");
+        for (planned, (queue, to)) in planned.iter().zip([(0, "g1"), (1, "g1"), (2, "g3"), (3, "g3")]) {
+            let reason = format!("rebalance: g2 has 6 queues of the topic, {to} 0");
+            let expected = json!({
+                "topic": "uneven", "queue": queue, "from": "g2", "to": to, "writer_pause_ms": null,
+                "duration_ms": null, "end_offset": null, "bytes_copied": 0, "reason": reason
+            });
+            assert_eq!(*planned, expected);
+        }
+        assert_eq!(planned.len(), 4);
+        assert_eq!(moves(http), json!([]));
+        assert_eq!(placement(http, "g2"), (json!(false), json!(6)));
+    }
+    nodes[1].create_topic("even", 3).expect("topic");
+    assert_eq!(ask(&nodes[1], "DELETE", "/v1/topics/uneven", "").status, 204);
+    let even = ask(&nodes[2], "POST", "/v1/rebalance", "");
+    assert_eq!(
+        (even.status, even.json().expect("plan")),
+        (200, json!({ "moves": [], "remaining": 0 })),
+        "nothing has to move"
+    );
+}
+
+#[test]
+fn moves_that_cannot_be_are_refused_and_change_nothing() {
+    let cluster = one();
+    let http = cluster.http(0);
+    pinned(&http, "t", 2, "g2");
+    // Nothing is open there: it is drained at once.
+    let drained = ask(&http, "POST", "/v1/groups/g1/drain", "");
+    assert_eq!(drained.status, 200, "{drained:?}");
+    assert_eq!(placement(&http, "g1"), (json!(true), json!(0)));
+    http.create_topic("later", 3).expect("topic");
+    assert_eq!(
+        http.owners("later").expect("owners"),
+        ["g2"; 3],
+        "a draining group gets no queues"
+    );
+    let to = |group: &str| json!({ "group": group }).to_string();
+    let requests = [
+        (404, "/v1/topics/unknown/queues/0/move", to("g1")),
+        (404, "/v1/topics/t/queues/2/move", to("g2")),
+        (404, "/v1/topics/t/queues/0/move", to("g9")),
+        (409, "/v1/topics/t/queues/0/move", to("g2")),
+        (409, "/v1/topics/t/queues/0/move", to("g1")),
+        (400, "/v1/topics/t/queues/x/move", to("g1")),
+        (400, "/v1/topics/t/queues/-1/move", to("g1")),
+        (400, "/v1/topics/t/queues/0/move", String::new()),
+        (400, "/v1/topics/t/queues/0/move", "{}".to_owned()),
+        (400, "/v1/topics/t/queues/0/move", r#"{"group":1}"#.to_owned()),
+        (400, "/v1/topics/t/queues/0/move?wait=soon", to("g1")),
+        (400, "/v1/topics/t/queues/0/move?colour=red", to("g1")),
+        (400, "/v1/rebalance", "[]".to_owned()),
+        (400, "/v1/rebalance", r#"{"dry_run":"yes"}"#.to_owned()),
+        // Not taken for a request to move everything.
+        (400, "/v1/rebalance", r#"{"dryrun":true}"#.to_owned()),
+        (404, "/v1/groups/g9/drain", String::new()),
+        (409, "/v1/groups/g2/drain", String::new()),
+        (404, "/v1/groups/g9/reopen", String::new()),
+    ];
+    let state = || {
+        (
+            http.owners("t").expect("owners"),
+            moves(&http),
+            get(&http, "/v1/topics/t/queues"),
+        )
+    };
+    let before = state();
+    let wrong = requests.iter().filter_map(|(status, path, body)| {
+        let answer = ask(&http, "POST", path, body);
+        let told = is_problem(&answer, *status, true);
+        (!told).then(|| format!("{status} expected: {path} {body}: {answer:?}\n"))
+    });
+    let wrong: String = wrong.collect();
+    assert_eq!(state(), before);
+    assert!(wrong.is_empty(), "{wrong}");
+    for (status, path) in [(404, "/v1/moves/99"), (400, "/v1/moves/x"), (400, "/v1/moves/-1")] {
+        let answer = ask(&http, "GET", path, "");
+        assert!(is_problem(&answer, status, false), "{path}: {answer:?}");
+    }
+    let reopened = ask(&http, "POST", "/v1/groups/g1/reopen", "");
+    assert_eq!(reopened.status, 200, "{reopened:?}");
+    assert_eq!(placement(&http, "g1"), (json!(false), json!(0)));
+    http.create_topic("last", 1).expect("topic");
+    assert_eq!(http.owners("last").expect("owners"), ["g1"]);
+}
+
+#[test]
+fn a_move_is_shown_from_its_start_and_ends_with_its_topic() {
+    let cluster = one();
+    let http = cluster.http(0);
+    pinned(&http, "t", 2, "g2");
+    let (status, begun) = http
+        .post("/v1/topics/t/queues/1/move", &json!({ "group": "g1" }))
+        .expect("move");
+    assert!(matches!(status, 200 | 202), "{status} {begun}");
+    let place = json!([
+        begun["topic"],
+        begun["queue"],
+        begun["from"],
+        begun["to"],
+        begun["reason"]
+    ]);
+    assert_eq!(place, json!(["t", 1, "g2", "g1", "asked for"]));
+    let path = format!("/v1/moves/{}", begun["id"]);
+    assert_eq!(moves(&http).as_array().expect("moves").len(), 1);
+    assert_eq!(get(&http, &path)["id"], begun["id"]);
+    assert_eq!(ask(&http, "DELETE", "/v1/topics/t", "").status, 204);
+    let state = get(&http, &path)["state"].clone();
+    assert!(state == "done" || state == "cancelled", "{state}");
+}
+
+#[test]
+fn moves_are_asked_for_from_a_shell() {
+    let cluster = one();
+    let http = cluster.http(0);
+    pinned(&http, "t", 2, "g2");
+    let admin = format!("admin --http 127.0.0.1:{}", cluster.nodes()[0].ports.http);
+    let read = |arguments: &str| -> Value {
+        serde_json::from_str(&succeeds(&format!("{admin} -o json {arguments}"), "")).expect("JSON")
+    };
+    let plan = succeeds(&format!("{admin} rebalance --dry-run"), "");
+    assert!(plan.contains("g2 has 2 queues of the topic, g1 0"), "{plan}");
+    assert_eq!(read("moves")["moves"], json!([]));
+    assert_eq!(read("drain g1 --wait")["moves"], json!([]), "nothing was open there");
+    assert_eq!(read("groups g1")["draining"], json!(true));
+    assert_eq!(read("reopen g1")["draining"], json!(false));
+    fails(&format!("{admin} queues move t 0 g2 --wait 1s"), 1, &["409", "refused"]);
+    fails(&format!("{admin} queues move t 7 g1"), 1, &["404", "refused"]);
+    fails(&format!("{admin} queues move t 0 g1 --wait soon"), 1, &["soon"]);
+    fails(&format!("{admin} queues"), 2, &["TOPIC"]);
+    fails(&format!("{admin} moves 99"), 1, &["404"]);
+    fails(&format!("{admin} drain g9"), 1, &["404", "refused"]);
+    fails(&format!("{admin} rebalance --dry-run --wait"), 2, &["--wait"]);
+    let begun = read("queues move t 0 g1");
+    assert_eq!(json!([begun["queue"], begun["to"]]), json!([0, "g1"]));
+    assert_eq!(read(&format!("moves {}", begun["id"]))["id"], begun["id"]);
+}
