@@ -14,6 +14,7 @@
 //! | [`load_run`] | those clients send and receive while something is done to the cluster, and what they saw |
 //! | [`history`] | what was sent, acknowledged, received and stored, and the checks on it |
 //! | [`traffic`] | sends and reads through every node at once, kept for a history |
+//! | [`moves`] | queues moved between Raft groups |
 //! | [`ports`], [`wait`] | free ports; conditions to wait for |
 //! | [`raw`] | sockets without a protocol, for bytes that no client sends |
 //! | [`resources`] | memory and open files of a process |
@@ -34,6 +35,7 @@ pub mod host;
 pub mod http;
 pub mod java;
 pub mod load_run;
+pub mod moves;
 pub mod network;
 pub mod ports;
 pub mod process;
