@@ -12,6 +12,7 @@ pub mod consumer_groups;
 pub mod controller_process;
 pub mod controllers;
 pub mod error;
+pub mod fail_point;
 pub mod forward;
 pub mod handlers;
 pub mod http;

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::controllers::NoController;
+use crate::fail_point;
 use crate::handlers::propose::now_ms;
 use crate::node::Broker;
 use crate::replica::Replica;
@@ -148,7 +149,11 @@ fn tasks(broker: &Broker, replica: &Replica) -> Vec<Task> {
 /// How far a move has come in the group that the queue leaves.
 enum Sealed {
     No,
-    Yes { end: i64, aside: Option<QueueState> },
+    Yes {
+        end: i64,
+        at_ms: i64,
+        aside: Option<QueueState>,
+    },
 }
 
 fn sealed(replica: &Replica, step: &Step) -> Sealed {
@@ -159,6 +164,7 @@ fn sealed(replica: &Replica, step: &Step) -> Sealed {
             None => Sealed::No,
             Some(sealed) => Sealed::Yes {
                 end: sealed.queue.max_offset,
+                at_ms: sealed.at_ms,
                 aside: sealed.aside.clone(),
             },
         }
@@ -180,6 +186,7 @@ async fn carry_out(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task) {
             broker.metrics.queue_moves.with_label_values(&["done"]).inc();
             broker.metrics.queue_move_seconds.observe(begun.elapsed().as_secs_f64());
             if let Some(pause) = pause {
+                let pause = Duration::from_millis(pause);
                 broker.metrics.writer_pause_seconds.observe(pause.as_secs_f64());
             }
             info!(
@@ -211,7 +218,11 @@ async fn carry_out(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task) {
 }
 
 enum Ended {
-    Moved { end: i64, pause: Option<Duration> },
+    /// With the milliseconds from the seal to the opening, if that was now.
+    Moved {
+        end: i64,
+        pause: Option<u64>,
+    },
     GivenUp(String),
 }
 
@@ -219,25 +230,27 @@ enum Ended {
 async fn advance(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task) -> Result<Ended, String> {
     // What this replica led before it applied everything may be behind.
     replica.group.read_index().await.map_err(|error| error.to_string())?;
-    let mut sealed_at = None;
-    let (end, aside) = match sealed(replica, &task.step) {
-        Sealed::Yes { end, aside } => (end, aside),
+    let (end, sealed_ms, aside) = match sealed(replica, &task.step) {
+        Sealed::Yes { end, at_ms, aside } => (end, at_ms, aside),
         Sealed::No => {
+            fail_point::reached(fail_point::MOVE_TAKEN_UP);
             if let Err(reason) = reserve(broker, task).await {
                 return give_up(broker, replica, task, reason).await;
             }
-            sealed_at = Some(Instant::now());
+            fail_point::reached(fail_point::SEAL_NEXT);
             let seal = Command::Seal {
                 step: task.step.clone(),
                 to: task.to,
+                now_ms: now_ms(),
             };
             match here(replica, &seal).await {
                 Ok(_) => {}
                 Err(NotDone::Refused(reason)) => return give_up(broker, replica, task, reason).await,
                 Err(other) => return Err(other.to_string()),
             }
+            fail_point::reached(fail_point::SEALED);
             match sealed(replica, &task.step) {
-                Sealed::Yes { end, aside } => (end, aside),
+                Sealed::Yes { end, at_ms, aside } => (end, at_ms, aside),
                 Sealed::No => return Err("the seal is not applied".to_owned()),
             }
         }
@@ -251,15 +264,16 @@ async fn advance(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task) -> R
         });
         // There is no way back: until it is done, whoever leads here says it again.
         match at_group(broker, task.to, &opening, TRY_MAX).await {
-            Ok(_) => pause = sealed_at.map(|at| at.elapsed()),
+            Ok(_) => pause = u64::try_from(now_ms() - sealed_ms).ok(),
             // The topic is deleted, here in a moment as well.
             Err(other) => return Err(other.to_string()),
         }
     }
+    fail_point::reached(fail_point::OPEN_HEARD);
     let delivered = Command::Delivered(task.step.clone());
     let outcome = MoveOutcome::Opened {
         end_offset: end,
-        writer_pause_ms: pause.map_or(0, |pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
+        writer_pause_ms: pause,
         bytes_copied: 0,
     };
     let (delivered, published) = tokio::join!(here(replica, &delivered), end_move(broker, task, outcome));

@@ -68,8 +68,8 @@ pub enum MoveOutcome {
     Opened {
         /// One past the last queue offset of the old segment, and the first of the new one.
         end_offset: i64,
-        /// For how long writers waited or were refused, in milliseconds.
-        writer_pause_ms: u64,
+        /// For how long writers waited or were refused, in milliseconds, if whoever says it knows.
+        writer_pause_ms: Option<u64>,
         /// Stored bytes that went from one group to the other.
         bytes_copied: u64,
     },

@@ -246,6 +246,31 @@ impl Cluster {
         self.nodes[number].is_running()
     }
 
+    /// Has the first process that comes to this point die there; see the product's `fail_point.rs`.
+    pub fn arm(&self, point: &str) -> Result<()> {
+        let folder = self.nodes[0].fail_points();
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join(point), [])?;
+        Ok(())
+    }
+
+    /// Whether no process has come to this point since.
+    pub fn is_armed(&self, point: &str) -> bool {
+        self.nodes[0].fail_points().join(point).exists()
+    }
+
+    /// Takes notice of the processes that died by themselves; returns their names.
+    pub fn bury(&mut self) -> Result<Vec<String>> {
+        let mut dead = Vec::new();
+        for node in &mut self.nodes {
+            dead.extend(node.bury()?);
+        }
+        for controller in &mut self.controllers {
+            dead.extend(controller.bury()?);
+        }
+        Ok(dead)
+    }
+
     /// `kill -9` of a node.
     pub fn kill(&mut self, number: usize) -> Result<()> {
         self.nodes[number].kill()

@@ -18,6 +18,8 @@ use crate::wait;
 pub const READY: Duration = Duration::from_secs(60);
 /// How long a planned stop may take.
 const STOP: Duration = Duration::from_secs(30);
+/// The variable that names the folder of fail points to a process.
+const FAIL_POINTS: &str = "FLOTILLA_FAIL_POINTS";
 /// Lines of a log shown when a test fails.
 const LOG_TAIL_LINES: usize = 40;
 
@@ -81,6 +83,11 @@ impl<P> Process<P> {
         &self.data
     }
 
+    /// The folder where a test puts a file for the point at which some process of the cluster is to die.
+    pub fn fail_points(&self) -> PathBuf {
+        self.data.with_file_name("fail-points")
+    }
+
     /// Starts it, on its data and its ports.
     pub fn launch(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs", self.name);
@@ -93,6 +100,7 @@ impl<P> Process<P> {
             .host
             .command(&program()?)
             .args(&self.arguments)
+            .env(FAIL_POINTS, self.fail_points())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -141,6 +149,15 @@ impl<P> Process<P> {
             Some(child) => Ok(child.try_wait()?),
             None => Ok(None),
         }
+    }
+
+    /// Takes notice that it ended by itself, so that it can be launched again; its name if it did.
+    pub fn bury(&mut self) -> Result<Option<String>> {
+        let ended = self.ended()?.is_some();
+        Ok(ended.then(|| {
+            self.child = None;
+            self.name.clone()
+        }))
     }
 
     /// Gives up the running process, so that it can be ended together with others.

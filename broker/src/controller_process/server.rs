@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::{ControllerGroup, identity};
 use crate::config::{ControllerSettings, Member};
+use crate::fail_point;
 use crate::peer::{CallKind, Channel, Hello, PeerHandler, PeerReceiver, PeerSender, Refusal};
 use crate::volume::Volume;
 
@@ -154,7 +155,16 @@ impl Server {
             Ok(Err(ReadError::Unavailable(reason))) => return Response::Unavailable(reason),
             Err(_) => return Response::Unavailable("no majority of the controllers answers".to_owned()),
         }
-        match group.propose(vec![command.encode()]).await {
+        if let Command::EndMove { .. } = command {
+            fail_point::reached(fail_point::END_ASKED);
+        }
+        let proposed = group.propose(vec![command.encode()]).await;
+        match command {
+            Command::StartMoves { .. } => fail_point::reached(fail_point::START_LOGGED),
+            Command::EndMove { .. } => fail_point::reached(fail_point::END_LOGGED),
+            _ => {}
+        }
+        match proposed {
             Ok(proposed) => match proposed.replies.into_iter().next() {
                 Some(reply) => Response::Reply(reply),
                 None => Response::Unknown("no reply".to_owned()),

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Broker, Command, Replica, Reply};
 use crate::error::Failure;
+use crate::fail_point;
 use crate::forward;
 use crate::state::Refusal;
 
@@ -74,7 +75,21 @@ pub async fn at_group(broker: &Arc<Broker>, group: u16, step: &Command, patience
 /// Logs a step that another group's leader asks for with [`forward::step_call`].
 pub async fn serve(broker: &Arc<Broker>, group: u16, step: Bytes) -> Bytes {
     let outcome = match (broker.led(group), Command::decode(&step)) {
-        (Some(replica), Ok(step)) => here(&replica, &step).await,
+        (Some(replica), Ok(step)) => {
+            let is_opening = matches!(step, Command::Open(_));
+            fail_point::reached(if is_opening {
+                fail_point::OPEN_ASKED
+            } else {
+                fail_point::RESERVE_ASKED
+            });
+            let outcome = here(&replica, &step).await;
+            fail_point::reached(if is_opening {
+                fail_point::OPENED
+            } else {
+                fail_point::RESERVED
+            });
+            outcome
+        }
         (None, _) => Err(NotDone::Unknown("does not lead it".to_owned())),
         (_, Err(_)) => Err(NotDone::Refused("malformed step".to_owned())),
     };

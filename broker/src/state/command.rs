@@ -118,6 +118,8 @@ pub enum Command {
         step: Step,
         /// The Raft group that opens it.
         to: u16,
+        /// Proposer's clock.
+        now_ms: i64,
     },
     /// Opens a reserved segment.
     Open(Opening),
@@ -210,9 +212,9 @@ impl Command {
                 out.u32(*queue).u32(*generation);
             }
             Self::Bar(step) => out = step_frame(KIND_BAR, step),
-            Self::Seal { step, to } => {
+            Self::Seal { step, to, now_ms } => {
                 out = step_frame(KIND_SEAL, step);
-                out.u16(*to);
+                out.u16(*to).i64(*now_ms);
             }
             Self::Open(opening) => {
                 out = frame(KIND_OPEN);
@@ -279,6 +281,7 @@ impl Command {
             KIND_SEAL => Self::Seal {
                 step: Step::decode(&mut from)?,
                 to: from.u16()?,
+                now_ms: from.i64()?,
             },
             KIND_OPEN => Self::Open(Opening::decode(&mut from)?),
             KIND_DELIVERED => Self::Delivered(Step::decode(&mut from)?),

@@ -70,7 +70,11 @@ fn every_command() -> Vec<Command> {
             generation: 22,
         },
         Command::Bar(step()),
-        Command::Seal { step: step(), to: 23 },
+        Command::Seal {
+            step: step(),
+            to: 23,
+            now_ms: 28,
+        },
         Command::Open(Opening {
             step: step(),
             start: 1 << 41,

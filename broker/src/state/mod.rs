@@ -190,9 +190,9 @@ impl State {
                 reply
             }
             Command::Bar(step) => self.topics.bar(&step, effects),
-            Command::Seal { step, to } => {
+            Command::Seal { step, to, now_ms } => {
                 let (offsets, locks) = (&mut self.consumer_offsets, &mut self.locks);
-                self.topics.seal(&step, to, effects, |effects| QueueState {
+                self.topics.seal(&step, (to, now_ms), effects, |effects| QueueState {
                     last_store_time: -1,
                     offsets: offsets.take_out(&step.topic, step.queue, effects),
                     locks: locks.take_out(&step.topic, step.queue, effects),

@@ -279,7 +279,7 @@ mod tests {
                 id: 7,
                 outcome: MoveOutcome::Opened {
                     end_offset: 9,
-                    writer_pause_ms: 1,
+                    writer_pause_ms: Some(1),
                     bytes_copied: 0,
                 },
                 now_ms: 6,

@@ -524,7 +524,7 @@ impl Random {
                     },
                     _ => MoveOutcome::Opened {
                         end_offset: self.below(30) as i64,
-                        writer_pause_ms: self.below(9),
+                        writer_pause_ms: Some(self.below(9)),
                         bytes_copied: 0,
                     },
                 },

@@ -112,7 +112,7 @@ impl State {
                 self.open_next_segment(&ended, end_offset, changes)?;
                 ended.state = MoveState::Done;
                 ended.end_offset = Some(end_offset);
-                ended.writer_pause_ms = Some(writer_pause_ms);
+                ended.writer_pause_ms = writer_pause_ms;
                 ended.bytes_copied = bytes_copied;
             }
             MoveOutcome::Cancelled { reason } => {

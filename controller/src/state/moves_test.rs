@@ -37,7 +37,7 @@ fn opened(id: u64, end_offset: i64) -> Command {
         id,
         outcome: MoveOutcome::Opened {
             end_offset,
-            writer_pause_ms: 3,
+            writer_pause_ms: Some(3),
             bytes_copied: 0,
         },
         now_ms: 150,

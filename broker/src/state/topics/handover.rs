@@ -56,6 +56,8 @@ pub struct Sealed {
     pub next: u32,
     /// The Raft group of that one.
     pub to: u16,
+    /// When it was sealed, in milliseconds since 1970 by the proposer's clock.
+    pub at_ms: i64,
     /// What that group needs to open it, until it has.
     pub aside: Option<QueueState>,
 }
@@ -203,7 +205,8 @@ impl Topic {
         if let Some(sealed) = self.sealed.get(&(number, generation)) {
             let mut out = Encoder::starting(&[SEALED_RECORD_VERSION]);
             sealed.queue.encode_fields(&mut out);
-            out.u32(sealed.next).u16(sealed.to).bool(sealed.aside.is_some());
+            out.u32(sealed.next).u16(sealed.to).i64(sealed.at_ms);
+            out.bool(sealed.aside.is_some());
             if let Some(state) = &sealed.aside {
                 state.encode(&mut out);
             }
@@ -327,11 +330,11 @@ impl Topics {
         Reply::Done
     }
 
-    /// Ends the open segment. `state` takes what is to be put aside out of the other tables.
+    /// Ends the open segment; the next one is opened in the group named, with the proposer's clock. `state` takes what is to be put aside out of the other tables.
     pub(in crate::state) fn seal(
         &mut self,
         step: &Step,
-        to: u16,
+        (to, at_ms): (u16, i64),
         effects: &mut Effects,
         state: impl FnOnce(&mut Effects) -> QueueState,
     ) -> Reply {
@@ -365,6 +368,7 @@ impl Topics {
             queue,
             next: step.generation,
             to,
+            at_ms,
             aside: Some(aside),
         };
         topic.sealed.insert((step.queue, generation), sealed);
@@ -465,7 +469,7 @@ impl Topics {
             return Err(Malformed);
         }
         let queue = Queue::decode_fields(&mut from, true)?;
-        let (next, to) = (from.u32()?, from.u16()?);
+        let (next, to, at_ms) = (from.u32()?, from.u16()?, from.i64()?);
         let aside = match from.bool()? {
             true => Some(QueueState::decode(&mut from)?),
             false => None,
@@ -475,7 +479,13 @@ impl Topics {
             return Err(Malformed);
         }
         let topic = self.by_id.get_mut(&id.topic()).ok_or(Malformed)?;
-        let sealed = Sealed { queue, next, to, aside };
+        let sealed = Sealed {
+            queue,
+            next,
+            to,
+            at_ms,
+            aside,
+        };
         topic.sealed.insert((id.queue(), generation), sealed);
         self.queues += 1;
         Ok(())

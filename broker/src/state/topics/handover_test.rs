@@ -31,6 +31,7 @@ fn seal(generation: u32, to: u16) -> Command {
     Command::Seal {
         step: step(generation),
         to,
+        now_ms: 7,
     }
 }
 
@@ -199,6 +200,7 @@ fn what_was_not_reserved_is_not_opened_and_what_is_not_here_is_not_sealed() {
     let elsewhere = Command::Seal {
         step: Step { queue: 0, ..step(2) },
         to: 2,
+        now_ms: 7,
     };
     assert_eq!(apply(&mut bench, elsewhere), Reply::Refused(Refusal::QueueOutOfRange));
     assert_eq!(apply(&mut bench, seal(1, 2)), Reply::Refused(Refusal::StaleGeneration));
@@ -208,6 +210,7 @@ fn what_was_not_reserved_is_not_opened_and_what_is_not_here_is_not_sealed() {
             ..step(2)
         },
         to: 2,
+        now_ms: 7,
     };
     assert_eq!(apply(&mut bench, other), Reply::Refused(Refusal::OtherTopic));
     assert_eq!(

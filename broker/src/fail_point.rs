@@ -1,0 +1,46 @@
+//! Points at which a test of crashes has a process die, as if it were killed there.
+//!
+//! With `FLOTILLA_FAIL_POINTS=FOLDER` in its environment a process that comes to the point `P` while `FOLDER/P` exists
+//! removes that file and aborts: of several processes one dies, once. Without the variable nothing is looked at.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// Names the folder.
+const VARIABLE: &str = "FLOTILLA_FAIL_POINTS";
+
+static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+
+/// The old group is about to have a segment reserved.
+pub const MOVE_TAKEN_UP: &str = "move-taken-up";
+/// The new group is asked to reserve a segment.
+pub const RESERVE_ASKED: &str = "reserve-asked";
+/// The new group logged it.
+pub const RESERVED: &str = "reserved";
+/// The old group is about to seal.
+pub const SEAL_NEXT: &str = "seal-next";
+/// The old group sealed.
+pub const SEALED: &str = "sealed";
+/// The new group is asked to open.
+pub const OPEN_ASKED: &str = "open-asked";
+/// The new group opened.
+pub const OPENED: &str = "opened";
+/// The old group knows.
+pub const OPEN_HEARD: &str = "open-heard";
+/// The leading controller is asked to write down how a move ended.
+pub const END_ASKED: &str = "end-asked";
+/// It did.
+pub const END_LOGGED: &str = "end-logged";
+/// The leading controller wrote down that a move is wanted.
+pub const START_LOGGED: &str = "start-logged";
+
+/// The process comes to `point`.
+pub fn reached(point: &str) {
+    let folder = FOLDER.get_or_init(|| std::env::var_os(VARIABLE).map(PathBuf::from));
+    if let Some(folder) = folder
+        && std::fs::remove_file(folder.join(point)).is_ok()
+    {
+        tracing::error!(point, "dies at a fail point");
+        std::process::abort();
+    }
+}
