@@ -15,6 +15,7 @@
 //! | [`history`] | what was sent, acknowledged, received and stored, and the checks on it |
 //! | [`traffic`] | sends and reads through every node at once, kept for a history |
 //! | [`moves`] | queues moved between Raft groups |
+//! | [`settings`] | environment variables that change a run |
 //! | [`ports`], [`wait`] | free ports; conditions to wait for |
 //! | [`raw`] | sockets without a protocol, for bytes that no client sends |
 //! | [`resources`] | memory and open files of a process |
@@ -42,6 +43,7 @@ pub mod process;
 pub mod progress;
 pub mod raw;
 pub mod resources;
+pub mod settings;
 pub mod sim;
 pub mod small_disk;
 pub mod traffic;

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::time::Duration;
+use std::{fs, iter};
 
 use anyhow::Result;
 
@@ -22,9 +23,11 @@ const STOP_WITHIN: Duration = Duration::from_secs(60);
 pub struct LoadRun {
     /// The running program.
     pub load: Load,
-    /// What was seen so far beside what the program writes down.
+    /// Further ones on the same topic, in the same consumer group: see [`LoadRun::join`].
+    pub others: Vec<Load>,
+    /// What was seen so far beside what the programs write down.
     pub history: History,
-    file: PathBuf,
+    files: Vec<PathBuf>,
     topic: Loaded,
 }
 
@@ -36,22 +39,32 @@ struct Loaded {
 impl LoadRun {
     /// Starts the program on a topic that exists; `further` are settings of the program beside the usual ones.
     pub fn start(cluster: &Cluster, java: &Java, topic: &str, queues: u32, further: &[(&str, &str)]) -> Result<Self> {
-        let file = cluster.folder().join("history.jsonl");
-        let mut properties = vec![
-            ("namesrv", cluster.name_servers()),
-            ("topic", topic.to_owned()),
-            ("group", topic.to_owned()),
-        ];
-        properties.extend(further.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let topic = Loaded {
+            name: topic.to_owned(),
+            queues,
+        };
+        let (load, file) = topic.start_program(cluster, java, "", further)?;
         Ok(Self {
-            load: java.load(cluster.folder(), &file, &properties)?,
+            load,
+            others: Vec::new(),
             history: History::default(),
-            file,
-            topic: Loaded {
-                name: topic.to_owned(),
-                queues,
-            },
+            files: vec![file],
+            topic,
         })
+    }
+
+    /// Starts one more program beside those that run. Their histories become one.
+    pub fn join(&mut self, cluster: &Cluster, java: &Java, further: &[(&str, &str)]) -> Result<()> {
+        let program = format!("program-{}-", self.files.len());
+        let (load, file) = self.topic.start_program(cluster, java, &program, further)?;
+        self.others.push(load);
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// All programs.
+    pub fn loads(&self) -> impl Iterator<Item = &Load> {
+        iter::once(&self.load).chain(&self.others)
     }
 
     /// Adds a whole read of the topic through one node.
@@ -60,28 +73,58 @@ impl LoadRun {
         Ok(())
     }
 
-    /// Ends the senders, lets everything be consumed, ends the consumer, and reads the topic through every node once
+    /// Ends the senders, lets everything be consumed, ends the consumers, and reads the topic through every node once
     /// all replicas are alike.
     pub fn finish(self, cluster: &Cluster) -> Result<History> {
         let Self {
-            mut load,
+            load,
+            others,
             mut history,
-            file,
+            files,
             topic,
         } = self;
-        load.stop_sending(STOP_WITHIN)?;
+        let mut loads: Vec<Load> = iter::once(load).chain(others).collect();
+        for load in &mut loads {
+            load.stop_sending(STOP_WITHIN)?;
+        }
         wait::until("everything is consumed", CONSUMED_WITHIN, || topic.is_consumed(cluster))?;
-        load.exit(STOP_WITHIN)?;
+        for load in loads {
+            load.exit(STOP_WITHIN)?;
+        }
         cluster.await_alike(ALIKE_WITHIN)?;
         for node in 0..cluster.len() {
             history.dumps.push(topic.dump(cluster, node)?);
         }
-        load::read(&file, &mut history)?;
+        for file in files {
+            load::read(&file, &mut history)?;
+        }
         Ok(history)
     }
 }
 
 impl Loaded {
+    /// `program` begins the names of its senders, of its folder as well.
+    fn start_program(
+        &self,
+        cluster: &Cluster,
+        java: &Java,
+        program: &str,
+        further: &[(&str, &str)],
+    ) -> Result<(Load, PathBuf)> {
+        let home = cluster.folder().join(format!("{program}load"));
+        fs::create_dir_all(&home)?;
+        let file = home.join("history.jsonl");
+        let mut properties = vec![
+            ("namesrv", cluster.name_servers()),
+            ("topic", self.name.clone()),
+            ("group", self.name.clone()),
+            ("program", program.to_owned()),
+        ];
+        properties.extend(further.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let load = java.load(&home, &file, &properties)?;
+        Ok((load, file))
+    }
+
     fn dump(&self, cluster: &Cluster, node: usize) -> Result<Dump> {
         wait::until("a whole read", ALIKE_WITHIN, || {
             cluster.client(node)?.dump(&self.name, self.queues).map(Some)

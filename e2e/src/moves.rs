@@ -64,3 +64,18 @@ pub fn await_ended(http: &Http, ids: &[u64], limit: Duration) -> Result<Vec<Move
     }
     Ok(ended)
 }
+
+/// Asks for something that starts several moves, and waits until all of it is done: what is left over is asked for
+/// again.
+pub fn carry_out(http: &Http, path: &str, limit: Duration) -> Result<Vec<Moved>> {
+    let mut all = Vec::new();
+    loop {
+        let ids = start_all(http, path, &json!({}))?;
+        if ids.is_empty() {
+            return Ok(all);
+        }
+        let ended = await_ended(http, &ids, limit)?;
+        ensure!(ended.iter().all(|one| one.state == "done"), "{path}: {ended:?}");
+        all.extend(ended);
+    }
+}

@@ -5,7 +5,6 @@
 //!
 //! `KILL_ONE_ROUNDS` (20), `KILL_ALL_ROUNDS` (10) and `KILL_SEED` (printed) change the run, `KILL_CLIENT` (5.3.3) the client.
 
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use flotilla_e2e::history::{self, History, OffsetSample};
 use flotilla_e2e::java::{Java, Load};
 use flotilla_e2e::load_run::{ALIKE_WITHIN, LoadRun};
 use flotilla_e2e::progress;
+use flotilla_e2e::settings::setting;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -31,13 +31,6 @@ const ACKS_WITHIN: Duration = Duration::from_secs(45);
 const ROUNDS_PER_DUMP: usize = 5;
 /// Pause between two looks at the consumer offsets.
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
-
-fn setting<T: FromStr>(name: &str, default: T) -> T {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
 
 /// Looks at the consumer offsets through changing nodes until told to stop. A node that is down is no news.
 fn sample_consumer_offsets(ports: Vec<u16>, stop: Arc<AtomicBool>) -> Vec<OffsetSample> {

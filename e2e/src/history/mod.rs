@@ -46,7 +46,7 @@ pub struct Send {
     pub outcome: Outcome,
     /// How often the client may have tried: as many copies may be stored.
     pub tries_max: usize,
-    /// When the call began and ended, on the clock of the one process that sends.
+    /// When the call began and ended, on the one monotonic clock of the machine that all senders run on.
     pub begin: u64,
     /// See `begin`.
     pub end: u64,

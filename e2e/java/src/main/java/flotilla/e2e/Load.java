@@ -29,7 +29,8 @@ import org.apache.rocketmq.remoting.exception.RemotingConnectException;
  *
  * <p>Some threads send plainly: the client may try a send at up to three addresses, so an error leaves its outcome unknown,
  * and one value may be stored once for each try. The other threads send by key with a selector: one try, so an error code
- * other than 1 says that nothing was stored.
+ * other than 1 says that nothing was stored. Where several of these programs send to one topic, {@code program} begins the
+ * names of the senders, so that no two send the same value.
  *
  * <pre>
  * {"op":"send","producer":"ordered-0","value":"ordered-0/17","keyed":true,"result":"ok","queue":2,"offset":991,"begin":ns,"end":ns}
@@ -45,6 +46,7 @@ public final class Load {
     private final String nameServers = System.getProperty("namesrv");
     private final String topic = System.getProperty("topic");
     private final String group = System.getProperty("group");
+    private final String program = System.getProperty("program", "");
     private final int ordered = Integer.getInteger("ordered", 2);
     private final int plain = Integer.getInteger("plain", 2);
     private final long pauseMicros = Long.getLong("pause.micros", 2000);
@@ -86,7 +88,7 @@ public final class Load {
         List<Thread> senders = new ArrayList<>();
         for (int i = 0; i < ordered + plain; i++) {
             boolean keyed = i < ordered;
-            String name = keyed ? "ordered-" + i : "plain-" + (i - ordered);
+            String name = program + (keyed ? "ordered-" + i : "plain-" + (i - ordered));
             Thread sender = new Thread(() -> send(producer, name, keyed), name);
             sender.start();
             senders.add(sender);
