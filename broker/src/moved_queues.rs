@@ -107,6 +107,7 @@ mod tests {
             epoch: 1,
             created_ms: 0,
             config: TopicConfig::new("T", 1),
+            pinned: Vec::new(),
             queues: vec![generations.iter().map(segment).collect()],
         }
     }

@@ -47,12 +47,13 @@ const ASSIGNMENTS_PER_ENTRY: usize = 128;
 /// Bytes of assignments proposed in one entry, but for a single one that is longer.
 const ENTRY_BYTES_MAX: usize = 256 << 10;
 
-/// Changes a topic, or creates it, by `change` of what it is now: of the newest, whoever else changes it meanwhile.
+/// Changes a topic, or creates it, by `change` of what it is now: of the newest, whoever else changes it meanwhile. Binds
+/// it to `groups` if they are given, to none in particular if there are none in them.
 /// Returns whether it is new, and the epoch.
 pub async fn change<E: From<NoController>>(
     broker: &Arc<Broker>,
     name: &str,
-    groups: Vec<u16>,
+    groups: Option<Vec<u16>>,
     change: impl Fn(Option<TopicConfig>) -> Result<TopicConfig, E>,
 ) -> Result<(bool, u64), E> {
     for _ in 0..CHANGE_TRIES {
@@ -70,7 +71,7 @@ pub async fn change<E: From<NoController>>(
 
 /// Creates a topic if there is none of its name. Returns whether it is new, and the epoch.
 pub async fn create(broker: &Arc<Broker>, config: TopicConfig) -> Result<(bool, u64), NoController> {
-    put(broker, config, true, None, Vec::new()).await
+    put(broker, config, true, None, None).await
 }
 
 async fn put(
@@ -78,7 +79,7 @@ async fn put(
     config: TopicConfig,
     if_absent: bool,
     expected: Option<u64>,
-    groups: Vec<u16>,
+    groups: Option<Vec<u16>>,
 ) -> Result<(bool, u64), NoController> {
     let name = config.name.clone();
     let command = ControllerCommand::PutTopic {

@@ -200,6 +200,7 @@ mod tests {
             epoch: 1,
             created_ms: 0,
             config: TopicConfig::new(name, queues),
+            pinned: Vec::new(),
             queues: vec![vec![open]; queues as usize],
         };
         Change::Topic(name.to_owned(), Some(Arc::new(topic)))

@@ -168,7 +168,7 @@ mod tests {
             config: TopicConfig::new(name, 4),
             if_absent: false,
             expected: None,
-            groups: Vec::new(),
+            groups: None,
             now_ms: 1,
         }
     }

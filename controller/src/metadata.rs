@@ -145,6 +145,9 @@ pub struct Topic {
     pub created_ms: i64,
     /// Settings.
     pub config: TopicConfig,
+    /// Numbers of the Raft groups that its queues are bound to, in order; empty: to none in particular.
+    #[serde(default)]
+    pub pinned: Vec<u16>,
     /// By queue number, each with its segments in the order of their generations; the last one takes writes.
     pub queues: Vec<Vec<Segment>>,
 }
@@ -233,6 +236,11 @@ impl Metadata {
 }
 
 impl Topic {
+    /// Whether its pins allow a queue in this Raft group.
+    pub fn may_be_in(&self, group: u16) -> bool {
+        self.pinned.is_empty() || self.pinned.binary_search(&group).is_ok()
+    }
+
     /// The segment of a queue that takes writes.
     pub fn open_segment(&self, queue: u32) -> Option<&Segment> {
         self.queues.get(queue as usize)?.last()

@@ -60,8 +60,7 @@ pub fn place_slots(metadata: &Metadata) -> Vec<u16> {
 
 /// Raft groups for `count` more queues of a topic that has the queues `existing`: round robin, so that the topic is
 /// spread evenly, beginning with the group that has the fewest open queues of all topics, so that topics of one queue
-/// spread as well. Only over the `pinned` groups unless there are none, else over those that are not draining unless
-/// all are; without any group the answer is empty.
+/// spread as well. Only over [`staying_groups`]; without any group the answer is empty.
 pub fn place_queues(
     metadata: &Metadata,
     counts: &QueueCounts,
@@ -69,10 +68,7 @@ pub fn place_queues(
     count: usize,
     pinned: &[u16],
 ) -> Vec<u16> {
-    let candidates: BTreeSet<u16> = match pinned {
-        [] => staying_groups(metadata),
-        pinned => pinned.iter().copied().collect(),
-    };
+    let candidates = staying_groups(metadata, pinned);
     let mut own: BTreeMap<u16, u64> = BTreeMap::new();
     for segment in existing.iter().filter_map(|queue| queue.last()) {
         *own.entry(segment.group).or_default() += 1;
@@ -95,14 +91,17 @@ pub fn place_queues(
     placed
 }
 
-/// The Raft groups that may get queues: those that are not draining, or all if there are no others.
-pub fn staying_groups(metadata: &Metadata) -> BTreeSet<u16> {
-    let groups = metadata.groups.iter();
-    let staying: BTreeSet<u16> = groups
-        .filter_map(|(number, group)| (!group.draining).then_some(*number))
-        .collect();
+/// The Raft groups that may get queues of a topic: of the `pinned` ones, or of all if none are, those that are not
+/// draining, or all if there are no others.
+pub fn staying_groups(metadata: &Metadata, pinned: &[u16]) -> BTreeSet<u16> {
+    let candidates: BTreeSet<u16> = match pinned {
+        [] => metadata.groups.keys().copied().collect(),
+        pinned => pinned.iter().copied().collect(),
+    };
+    let stays = |group: &u16| metadata.groups.get(group).is_some_and(|group| !group.draining);
+    let staying: BTreeSet<u16> = candidates.iter().copied().filter(stays).collect();
     match staying.is_empty() {
-        true => metadata.groups.keys().copied().collect(),
+        true => candidates,
         false => staying,
     }
 }

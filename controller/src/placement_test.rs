@@ -190,6 +190,7 @@ fn counts(groups: &[u16]) -> QueueCounts {
         epoch: 1,
         created_ms: 0,
         config: TopicConfig::new("others", groups.len() as u32),
+        pinned: Vec::new(),
         queues: segments(groups),
     }])
 }
@@ -217,6 +218,15 @@ fn queues_are_spread_over_groups() {
         let placed = place_queues(&metadata, &counts(&all), &segments(own), count, pinned);
         assert_eq!(placed, expected, "others {others:?}, own {own:?}, pinned {pinned:?}");
     }
+    let mut place = |draining: &[u16], pinned: &[u16]| {
+        for (number, group) in &mut metadata.groups {
+            group.draining = draining.contains(number);
+        }
+        place_queues(&metadata, &counts(&[]), &[], 3, pinned)
+    };
+    assert_eq!(place(&[1], &[1, 3]), [3, 3, 3], "pinned, and not draining");
+    assert_eq!(place(&[1], &[1]), [1, 1, 1], "pins hold though the group drains");
+    assert_eq!(place(&[1, 2, 3], &[]), [1, 2, 3]);
 }
 
 #[test]

@@ -1,19 +1,18 @@
 //! Which queues should move. Pure: the same metadata and loads give the same moves. Nothing is started here.
 //!
 //! [`rebalance`] leads to where [`crate::placement`] would have put the queues had all Raft groups been there from the
-//! start: the queues of each topic lie evenly on the groups that stay, and so do the queues of all topics, give or take
-//! one. Among all such layouts it takes one that the fewest moves lead to (`spread.rs`), then exchanges queues between
-//! groups as long as that evens out a known load without a change of the counts (`exchange.rs`). [`drain`] moves the
-//! queues of one group and no others.
+//! start: the queues of each topic lie evenly on the groups that stay, those that it is pinned to if it is, and so do the
+//! queues of all topics, give or take one, as far as pins allow. Among all such layouts it takes one that the fewest moves
+//! lead to (`spread.rs`), then exchanges queues between groups as long as that evens out a known load without a change of
+//! the counts (`exchange.rs`). [`drain`] moves the queues of one group and no others.
 //!
-//! Holds: no move goes to where the queue is, or to a draining group; a queue that is on its way counts where it goes
-//! and is left alone; after the moves of a plan the next one is empty.
+//! Holds: no move goes to where the queue is, to a draining group, or to one that the topic is not pinned to; a queue
+//! that is on its way counts where it goes and is left alone; after the moves of a plan the next one is empty.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use crate::metadata::Metadata;
-use crate::placement::staying_groups;
+use crate::metadata::{Metadata, Topic};
 
 mod exchange;
 mod layout;
@@ -53,12 +52,9 @@ pub fn rebalance(metadata: &Metadata, load: impl Fn(u64, u32) -> u64) -> Vec<Pla
     layout.moves(metadata)
 }
 
-/// Moves of all queues that are open in a Raft group, evenly to the other ones that stay. None if there are no others.
+/// Moves of all queues that are open in a Raft group, evenly to the other ones that stay and that their topics are
+/// pinned to, if they are. None if there are no others.
 pub fn drain(metadata: &Metadata, group: u16) -> Vec<PlannedMove> {
-    let mut targets = staying_groups(metadata);
-    targets.remove(&group);
-    // None but draining ones may be left.
-    targets.retain(|target| !metadata.groups[target].draining);
     let settled = layout::settled(metadata);
     let mut open: BTreeMap<u16, u64> = BTreeMap::new();
     for group in settled.iter().flat_map(|topic| &topic.groups) {
@@ -70,11 +66,10 @@ pub fn drain(metadata: &Metadata, group: u16) -> Vec<PlannedMove> {
             continue;
         }
         // The next queue goes where the fewest of this topic are, then the fewest of all.
-        let mut order: BinaryHeap<_> = targets
-            .iter()
+        let mut order: BinaryHeap<_> = drain_targets(metadata, group, topic.topic)
             .map(|target| {
-                let own = topic.groups.iter().filter(|group| *group == target).count();
-                Reverse((own, open.get(target).copied().unwrap_or(0), *target))
+                let own = topic.groups.iter().filter(|group| **group == target).count();
+                Reverse((own, open.get(&target).copied().unwrap_or(0), target))
             })
             .collect();
         for (at, queue) in topic.groups.iter().zip(0..) {
@@ -96,6 +91,23 @@ pub fn drain(metadata: &Metadata, group: u16) -> Vec<PlannedMove> {
         }
     }
     moves
+}
+
+/// How many queues are open in a Raft group, or on their way to it, that a drain leaves there: their topics are pinned,
+/// and to no other group that stays.
+pub fn held_by_pins(metadata: &Metadata, group: u16) -> usize {
+    let settled = layout::settled(metadata);
+    let held = settled
+        .iter()
+        .filter(|topic| !topic.topic.pinned.is_empty() && drain_targets(metadata, group, topic.topic).next().is_none());
+    held.flat_map(|topic| &topic.groups).filter(|at| **at == group).count()
+}
+
+/// Where queues of a topic can go when `group` is drained.
+fn drain_targets(metadata: &Metadata, group: u16, topic: &Topic) -> impl Iterator<Item = u16> {
+    let others = metadata.groups.iter().filter(move |(number, _)| **number != group);
+    let open = others.filter(|(number, known)| !known.draining && topic.may_be_in(**number));
+    open.map(|(number, _)| *number)
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ fn add_topic(metadata: &mut Metadata, name: &str, queues: &[u16]) {
         epoch: 1,
         created_ms: 0,
         config: TopicConfig::new(name, queues.len() as u32),
+        pinned: Vec::new(),
         queues: queues.iter().map(open).collect(),
     };
     metadata.topics.insert(name.to_owned(), Arc::new(topic));
@@ -86,6 +87,11 @@ fn started(metadata: &mut Metadata, moves: &[PlannedMove]) {
         };
         metadata.moves.insert(id, queue_move);
     }
+}
+
+/// Binds a topic to these groups.
+fn pin(metadata: &mut Metadata, name: &str, groups: &[u16]) {
+    Arc::make_mut(metadata.topics.get_mut(name).unwrap()).pinned = groups.to_vec();
 }
 
 fn idle(_: u64, _: u32) -> u64 {
@@ -203,6 +209,50 @@ fn a_drain_moves_what_is_there_and_nothing_else() {
 }
 
 #[test]
+fn pinned_queues_move_among_the_groups_of_their_topic_only() {
+    let mut metadata = with_topics(4, &[], &[vec![1, 1, 1, 1], vec![3, 3]]);
+    pin(&mut metadata, "t0", &[1, 2]);
+    pin(&mut metadata, "t1", &[3]);
+    assert_eq!(short(&rebalance(&metadata, idle)), ["t0/0 1>2", "t0/1 1>2"]);
+    // What lies elsewhere goes where it belongs.
+    pin(&mut metadata, "t1", &[4]);
+    let moves = rebalance(&metadata, idle);
+    assert_eq!(short(&moves[2..]), ["t1/0 3>4", "t1/1 3>4"]);
+    assert_eq!(moves[2].reason, "pins: g3 is none of the topic's groups");
+    // A group of its own that drains is left, the last one is not.
+    metadata.groups.get_mut(&1).unwrap().draining = true;
+    metadata.groups.get_mut(&4).unwrap().draining = true;
+    let moves = rebalance(&metadata, idle);
+    assert_eq!(moves.len(), 4, "{moves:?}");
+    assert!(moves.iter().all(|planned| planned.topic == "t0" && planned.to == 2));
+}
+
+#[test]
+fn exchanges_for_the_load_keep_to_the_pins() {
+    let mut metadata = with_topics(2, &[], &[vec![1], vec![1], vec![2], vec![2]]);
+    let load = |topic: u64, _: u32| [50, 50, 10, 10][topic as usize - 1];
+    assert_eq!(rebalance(&metadata, load).len(), 2);
+    pin(&mut metadata, "t0", &[1]);
+    let moves = rebalance(&metadata, load);
+    assert_eq!(moves.len(), 2, "{moves:?}");
+    assert!(moves.iter().all(|planned| planned.topic != "t0"), "{moves:?}");
+    pin(&mut metadata, "t1", &[1]);
+    assert_eq!(rebalance(&metadata, load), []);
+}
+
+#[test]
+fn a_drain_leaves_what_is_pinned_to_no_other_open_group() {
+    let mut metadata = with_topics(3, &[], &[vec![1, 1], vec![1, 1, 2], vec![1]]);
+    pin(&mut metadata, "t0", &[1]);
+    pin(&mut metadata, "t1", &[1, 3]);
+    assert_eq!(short(&drain(&metadata, 1)), ["t1/0 1>3", "t1/1 1>3", "t2/0 1>2"]);
+    assert_eq!((held_by_pins(&metadata, 1), held_by_pins(&metadata, 2)), (2, 0));
+    metadata.groups.get_mut(&3).unwrap().draining = true;
+    assert_eq!(short(&drain(&metadata, 1)), ["t2/0 1>2"]);
+    assert_eq!(held_by_pins(&metadata, 1), 4);
+}
+
+#[test]
 fn loads_are_evened_out_without_a_change_of_the_counts() {
     // The queues of g1 carry ten times as much as those of g2.
     let metadata = with_topics(2, &[], &[vec![1, 2, 1, 2, 1, 2, 1, 2]]);
@@ -280,7 +330,49 @@ fn layouts(groups_max: u16, topics_max: usize, queues_max: usize) -> impl Strate
     })
 }
 
+/// Layouts whose topics are pinned now and then.
+fn pinned_layouts() -> impl Strategy<Value = Metadata> {
+    let pins = prop::collection::vec(prop::collection::btree_set(1..=7_u16, 0..4), 12);
+    (layouts(7, 12, 12), pins).prop_map(|(mut metadata, pins)| {
+        let groups = metadata.groups.len() as u16;
+        let names: Vec<String> = metadata.topics.keys().cloned().collect();
+        for (name, pins) in names.iter().zip(pins) {
+            let pins: Vec<u16> = pins.into_iter().filter(|group| *group <= groups).collect();
+            pin(&mut metadata, name, &pins);
+        }
+        metadata
+    })
+}
+
 proptest! {
+    #[test]
+    fn no_plan_takes_a_queue_out_of_its_pins(metadata in pinned_layouts(), loads in any::<u64>(), drained in 1..=7_u16) {
+        let load = |topic: u64, queue: u32| (topic.wrapping_mul(loads) >> 7) % 100 * (loads % 2) + u64::from(queue) % 3;
+        let moves = rebalance(&metadata, load);
+        let drain = drain(&metadata, drained);
+        for planned in moves.iter().chain(&drain) {
+            prop_assert!(metadata.topics[&planned.topic].may_be_in(planned.to), "{planned:?}");
+            prop_assert!(!metadata.groups[&planned.to].draining && planned.from != planned.to, "{planned:?}");
+        }
+        let after = after(&metadata, &moves);
+        let staying = staying(&metadata);
+        for (name, topic) in &after.topics {
+            let own: Vec<u16> = staying.iter().copied().filter(|group| topic.may_be_in(*group)).collect();
+            let open = open(&after, Some(name));
+            if own.is_empty() {
+                prop_assert!(moves.iter().all(|planned| planned.topic != *name), "{name} has nowhere to go");
+                continue;
+            }
+            prop_assert!(open.keys().all(|group| own.contains(group)), "{name}: {open:?}");
+            let counts = own.iter().map(|group| open.get(group).copied().unwrap_or(0));
+            prop_assert!(counts.clone().max().unwrap() - counts.min().unwrap() <= 1, "{name}: {open:?}");
+        }
+        prop_assert_eq!(rebalance(&after, load), []);
+        let left = self::open(&self::after(&metadata, &drain), None).remove(&drained).unwrap_or(0);
+        let others = staying.iter().any(|other| *other != drained);
+        prop_assert!(left == held_by_pins(&metadata, drained) || !others, "{left} left");
+    }
+
     #[test]
     fn a_plan_leads_to_an_even_layout_and_the_next_is_empty(metadata in layouts(9, 30, 20), loads in any::<u64>()) {
         let load = |topic: u64, queue: u32| match loads % 3 {

@@ -34,6 +34,17 @@ fn read(document: &Value) -> Result<Moved> {
     })
 }
 
+/// Makes a topic whose queues all lie in one Raft group, to which it is not bound.
+pub fn topic_in(http: &Http, topic: &str, queues: u32, group: &str) -> Result<()> {
+    let path = format!("/v1/topics/{topic}");
+    for (expected, groups) in [(201, json!([group])), (200, json!([]))] {
+        let settings = json!({ "queues": queues, "groups": groups });
+        let (status, document) = http.put(&path, &settings)?;
+        ensure!(status == expected, "PUT {path} {settings}: {status} {document}");
+    }
+    Ok(())
+}
+
 /// Asks for a move of one queue and returns its number.
 pub fn start(http: &Http, topic: &str, queue: u32, group: &str) -> Result<u64> {
     let path = format!("/v1/topics/{topic}/queues/{queue}/move");

@@ -1,18 +1,14 @@
 //! Moving queues through the admin API: what is planned and why, what is refused, and what a drained group shows.
 
+use std::time::Duration;
+
 use flotilla_e2e::admin::{all, ask, get, is_problem, one, three};
 use flotilla_e2e::command::{fails, succeeds};
 use flotilla_e2e::http::Http;
+use flotilla_e2e::moves;
 use serde_json::{Value, json};
 
-/// A topic whose queues all lie in one Raft group.
-fn pinned(http: &Http, topic: &str, queues: u32, group: &str) {
-    let settings = json!({ "queues": queues, "groups": [group] });
-    let (status, body) = http.put(&format!("/v1/topics/{topic}"), &settings).expect("put");
-    assert_eq!(status, 201, "{body}");
-    let owners = http.owners(topic).expect("owners");
-    assert!(owners.iter().all(|owner| owner == group), "{owners:?}");
-}
+const MOVED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a group shows of the queues it has.
 fn placement(http: &Http, group: &str) -> (Value, Value) {
@@ -20,7 +16,7 @@ fn placement(http: &Http, group: &str) -> (Value, Value) {
     (shown["draining"].clone(), shown["open_queues"].clone())
 }
 
-fn moves(http: &Http) -> Value {
+fn all_moves(http: &Http) -> Value {
     get(http, "/v1/moves")["moves"].clone()
 }
 
@@ -28,7 +24,7 @@ fn moves(http: &Http) -> Value {
 fn a_dry_run_says_at_every_node_what_would_move_and_why_and_moves_nothing() {
     let cluster = three();
     let nodes = all(&cluster);
-    pinned(&nodes[0], "uneven", 6, "g2");
+    moves::topic_in(&nodes[0], "uneven", 6, "g2").expect("topic");
     for http in &nodes {
         let (status, plan) = http
             .post("/v1/rebalance", &json!({ "dry_run": true }))
@@ -44,7 +40,7 @@ fn a_dry_run_says_at_every_node_what_would_move_and_why_and_moves_nothing() {
             assert_eq!(*planned, expected);
         }
         assert_eq!(planned.len(), 4);
-        assert_eq!(moves(http), json!([]));
+        assert_eq!(all_moves(http), json!([]));
         assert_eq!(placement(http, "g2"), (json!(false), json!(6)));
     }
     nodes[1].create_topic("even", 3).expect("topic");
@@ -61,7 +57,7 @@ fn a_dry_run_says_at_every_node_what_would_move_and_why_and_moves_nothing() {
 fn moves_that_cannot_be_are_refused_and_change_nothing() {
     let cluster = one();
     let http = cluster.http(0);
-    pinned(&http, "t", 2, "g2");
+    moves::topic_in(&http, "t", 2, "g2").expect("topic");
     // Nothing is open there: it is drained at once.
     let drained = ask(&http, "POST", "/v1/groups/g1/drain", "");
     assert_eq!(drained.status, 200, "{drained:?}");
@@ -97,7 +93,7 @@ fn moves_that_cannot_be_are_refused_and_change_nothing() {
     let state = || {
         (
             http.owners("t").expect("owners"),
-            moves(&http),
+            all_moves(&http),
             get(&http, "/v1/topics/t/queues"),
         )
     };
@@ -125,7 +121,7 @@ fn moves_that_cannot_be_are_refused_and_change_nothing() {
 fn a_move_is_shown_from_its_start_and_ends_with_its_topic() {
     let cluster = one();
     let http = cluster.http(0);
-    pinned(&http, "t", 2, "g2");
+    moves::topic_in(&http, "t", 2, "g2").expect("topic");
     let (status, begun) = http
         .post("/v1/topics/t/queues/1/move", &json!({ "group": "g1" }))
         .expect("move");
@@ -139,7 +135,7 @@ fn a_move_is_shown_from_its_start_and_ends_with_its_topic() {
     ]);
     assert_eq!(place, json!(["t", 1, "g2", "g1", "asked for"]));
     let path = format!("/v1/moves/{}", begun["id"]);
-    assert_eq!(moves(&http).as_array().expect("moves").len(), 1);
+    assert_eq!(all_moves(&http).as_array().expect("moves").len(), 1);
     assert_eq!(get(&http, &path)["id"], begun["id"]);
     assert_eq!(ask(&http, "DELETE", "/v1/topics/t", "").status, 204);
     let state = get(&http, &path)["state"].clone();
@@ -150,7 +146,7 @@ fn a_move_is_shown_from_its_start_and_ends_with_its_topic() {
 fn moves_are_asked_for_from_a_shell() {
     let cluster = one();
     let http = cluster.http(0);
-    pinned(&http, "t", 2, "g2");
+    moves::topic_in(&http, "t", 2, "g2").expect("topic");
     let admin = format!("admin --http 127.0.0.1:{}", cluster.nodes()[0].ports.http);
     let read = |arguments: &str| -> Value {
         serde_json::from_str(&succeeds(&format!("{admin} -o json {arguments}"), "")).expect("JSON")
@@ -171,4 +167,38 @@ fn moves_are_asked_for_from_a_shell() {
     let begun = read("queues move t 0 g1");
     assert_eq!(json!([begun["queue"], begun["to"]]), json!([0, "g1"]));
     assert_eq!(read(&format!("moves {}", begun["id"]))["id"], begun["id"]);
+}
+
+#[test]
+fn pinned_queues_stay_in_the_groups_that_their_topic_names() {
+    let cluster = three();
+    let http = cluster.http(1);
+    let put = |settings: Value| http.put("/v1/topics/t", &settings).expect("put");
+    let queues = |group: &str| {
+        let owners = http.owners("t").expect("owners").into_iter();
+        owners.filter(|owner| owner == group).count()
+    };
+    let (status, topic) = put(json!({ "queues": 4, "groups": ["g3", "g2"] }));
+    assert_eq!((status, &topic["pinned"]), (201, &json!(["g2", "g3"])), "{topic}");
+    let (_, topic) = put(json!({ "queues": 6 }));
+    assert_eq!(topic["pinned"], json!(["g2", "g3"]), "kept by what does not mention it");
+    assert_eq!((queues("g2"), queues("g3")), (3, 3));
+    let plan = ask(&http, "POST", "/v1/rebalance", "").json().expect("plan");
+    assert_eq!(plan["remaining"], 0, "{plan}");
+    let outside = ask(&http, "POST", "/v1/topics/t/queues/0/move", r#"{"group":"g1"}"#);
+    assert!(is_problem(&outside, 409, true), "{outside:?}");
+    assert!(outside.text.contains("pinned to other groups"), "{outside:?}");
+    // One of them is drained: all queues go to the other, from where they cannot leave.
+    let moved = moves::carry_out(&http, "/v1/groups/g2/drain", MOVED_WITHIN).expect("drain");
+    assert_eq!((moved.len(), queues("g3")), (3, 6));
+    let held = ask(&http, "POST", "/v1/groups/g3/drain", "");
+    assert!(is_problem(&held, 409, true), "{held:?}");
+    assert!(held.text.contains("6 queues are pinned"), "{held:?}");
+    assert_eq!(placement(&http, "g3"), (json!(false), json!(6)), "nothing was changed");
+    moves::topic_in(&http, "free", 2, "g3").expect("topic");
+    let (status, answer) = http.post("/v1/groups/g3/drain", &json!({})).expect("drain");
+    assert_eq!((status, &answer["pinned"]), (202, &json!(6)), "{answer}");
+    let leaving = answer["moves"].as_array().expect("moves").iter();
+    let topics: Vec<&str> = leaving.filter_map(|one| one["topic"].as_str()).collect();
+    assert_eq!(topics, ["free", "free"]);
 }

@@ -3,6 +3,7 @@
 use flotilla_e2e::admin::{GROUP, ask, at, get, is_problem, one, send};
 use flotilla_e2e::command::succeeds;
 use flotilla_e2e::http::Answer;
+use flotilla_e2e::moves;
 use serde_json::{Value, json};
 
 /// Whether a value is all that a schema of the document says, and nothing else.
@@ -57,10 +58,7 @@ fn every_operation_of_the_document_is_served_as_described_and_no_other_method_is
     let read = "--topic described --group readers --from first --count 1 --idle 10";
     succeeds(&format!("consume --server {server} {read}"), "");
     // Two queues that can move: one to look at, the other for the operation that moves one.
-    let (status, put) = http
-        .put("/v1/topics/moved", &json!({ "queues": 2, "groups": ["g2"] }))
-        .expect("put");
-    assert_eq!(status, 201, "{put}");
+    moves::topic_in(&http, "moved", 2, "g2").expect("topic");
     let begun = ask(&http, "POST", "/v1/topics/moved/queues/1/move", r#"{"group":"g1"}"#);
     let id = begun.json().expect("a move")["id"].to_string();
     let document = get(&http, "/openapi.json");

@@ -77,4 +77,12 @@ pub struct Moves {
     /// Of a plan: how many of its moves are not started yet.
     #[serde(default)]
     pub remaining: u64,
+    /// Of a drain: how many queues stay, because their topics are pinned to no other Raft group that is open.
+    #[serde(default, skip_serializing_if = "is_none_at_all")]
+    pub pinned: u64,
+}
+
+/// So that serde leaves a count out.
+fn is_none_at_all(count: &u64) -> bool {
+    *count == 0
 }

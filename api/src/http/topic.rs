@@ -17,7 +17,8 @@ pub struct TopicSettings {
     /// How long messages stay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<Retention>,
-    /// Raft groups the queues are bound to.
+    /// Raft groups the queues are bound to; an empty list binds them to none in particular. Queues that lie elsewhere
+    /// stay there until the next rebalance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub groups: Option<Vec<String>>,
 }
@@ -38,9 +39,12 @@ pub struct Topic {
     /// How long messages stay.
     #[serde(default)]
     pub retention: Retention,
-    /// Raft groups the queues are bound to.
+    /// Raft groups that hold any of its messages or take its writes.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// Raft groups the queues are bound to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pinned: Vec<String>,
     /// Further attributes.
     #[serde(default)]
     pub attributes: BTreeMap<String, String>,

@@ -59,7 +59,7 @@ fn kind_named(name: &str) -> Result<TopicKind, Failure> {
 pub async fn put(broker: &Arc<Broker>, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let header = CreateTopicHeader::decode(&request.fields)?;
     check_user_topic(header.topic)?;
-    topic_changes::change(broker, header.topic, Vec::new(), |existing| changed(existing, &header)).await?;
+    topic_changes::change(broker, header.topic, None, |existing| changed(existing, &header)).await?;
     Ok(RemotingCommand::response(request, response::SUCCESS))
 }
 

@@ -135,7 +135,8 @@ fn is_under_way(broker: &Broker, id: u64) -> bool {
 /// `POST /v1/rebalance`. A dry run says what would move and why.
 pub async fn rebalance(broker: &Arc<Broker>, dry_run: bool) -> Result<Answer, Problem> {
     if !dry_run {
-        return carry_out(broker, plan_rebalance).await;
+        let started = carry_out(broker, plan_rebalance).await?;
+        return Ok(started_answer(broker, &started));
     }
     let confirmed = topic_changes::catch_up(broker).await;
     let (metadata, plan) = planned(broker, plan_rebalance).await?;
@@ -148,6 +149,7 @@ pub async fn rebalance(broker: &Arc<Broker>, dry_run: bool) -> Result<Answer, Pr
             moves: moves.collect(),
             truncated: plan.len() > LIST_ITEMS_MAX,
             remaining: plan.len() as u64,
+            ..Moves::default()
         }),
         epoch(broker),
     );
@@ -175,11 +177,32 @@ fn planned_document(metadata: &Metadata, planned: &PlannedMove) -> QueueMove {
     }
 }
 
-/// `POST /v1/groups/{group}/drain`: the group gets no more queues, and all that are open there leave. Again, it starts
-/// what could not be started before.
+/// `POST /v1/groups/{group}/drain`: the group gets no more queues, and all that are open there leave, as far as the pins
+/// of their topics allow. Again, it starts what could not be started before.
 pub async fn drain(broker: &Arc<Broker>, group: &str) -> Result<Answer, Problem> {
-    let number = set_draining(broker, group, true).await?;
-    carry_out(broker, move |metadata: &Metadata| planning::drain(metadata, number)).await
+    topic_changes::catch_up(broker).await;
+    let number = group_number(broker, group).map_err(Problem::refused)?;
+    let held = move |metadata: &Metadata| planning::held_by_pins(metadata, number);
+    let look = move |metadata: &Metadata| {
+        let mut moves = metadata.moves.values();
+        let some_leave = moves.any(|known| known.is_under_way() && known.from == number);
+        match some_leave || !planning::drain(metadata, number).is_empty() {
+            true => None,
+            false => Some(held(metadata)),
+        }
+    };
+    if let (_, Some(queues @ 1..)) = planned(broker, look).await? {
+        let detail = format!("no queue can leave {group}: topics of {queues} queues are pinned to no other open group");
+        return Err(Problem::new(StatusCode::CONFLICT, detail).refused());
+    }
+    set_draining(broker, group, true).await?;
+    let started = carry_out(broker, move |metadata: &Metadata| planning::drain(metadata, number)).await?;
+    let (_, held) = planned(broker, held).await?;
+    let started = Moves {
+        pinned: held as u64,
+        ..started
+    };
+    Ok(started_answer(broker, &started))
 }
 
 /// `POST /v1/groups/{group}/reopen`: the group may get queues again. What is leaving leaves.
@@ -188,7 +211,7 @@ pub async fn reopen(broker: &Arc<Broker>, group: &str) -> Result<Answer, Problem
     Ok(Answer::ok(document(&Moves::default()), epoch(broker)))
 }
 
-async fn set_draining(broker: &Arc<Broker>, group: &str, draining: bool) -> Result<u16, Problem> {
+async fn set_draining(broker: &Arc<Broker>, group: &str, draining: bool) -> Result<(), Problem> {
     topic_changes::catch_up(broker).await;
     let number = group_number(broker, group).map_err(Problem::refused)?;
     let command = Command::SetDraining {
@@ -197,16 +220,14 @@ async fn set_draining(broker: &Arc<Broker>, group: &str, draining: bool) -> Resu
     };
     let reply = broker.controllers.propose(command).await?;
     arrived(broker, reply.epoch()).await?;
-    Ok(number)
+    Ok(())
 }
 
-type Planned = (Arc<Metadata>, Vec<PlannedMove>);
-
 /// A plan for what is known now. Plans for many queues take a while.
-async fn planned(
+async fn planned<T: Send + 'static>(
     broker: &Broker,
-    plan: impl FnOnce(&Metadata) -> Vec<PlannedMove> + Send + 'static,
-) -> Result<Planned, Problem> {
+    plan: impl FnOnce(&Metadata) -> T + Send + 'static,
+) -> Result<(Arc<Metadata>, T), Problem> {
     let metadata = broker.metadata.snapshot();
     let planned = tokio::task::spawn_blocking(move || {
         let moves = plan(&metadata);
@@ -217,11 +238,11 @@ async fn planned(
         .map_err(|error| Problem::unavailable(format!("plan the moves: {error}")).refused())
 }
 
-/// Starts what is planned: all of it, or as much as can be under way at once. 200 if there is nothing to move.
+/// Starts what is planned: all of it, or as much as can be under way at once.
 async fn carry_out(
     broker: &Arc<Broker>,
     plan: impl Fn(&Metadata) -> Vec<PlannedMove> + Clone + Send + 'static,
-) -> Result<Answer, Problem> {
+) -> Result<Moves, Problem> {
     let mut started: Vec<u64> = Vec::new();
     let mut remaining = 0;
     for attempt in 1..=PLAN_TRIES {
@@ -239,21 +260,26 @@ async fn carry_out(
             Err(error) => return Err(error.into()),
         }
     }
-    let status = match (started.is_empty(), remaining) {
-        (true, 0) => StatusCode::OK,
-        _ => StatusCode::ACCEPTED,
-    };
     let moves = started.iter().take(LIST_ITEMS_MAX).filter_map(|id| shown(broker, *id));
-    let body = document(&Moves {
+    Ok(Moves {
         moves: moves.collect(),
         truncated: started.len() > LIST_ITEMS_MAX,
         remaining: remaining as u64,
-    });
-    Ok(Answer {
-        status: status.as_u16(),
-        body,
-        epoch: epoch(broker),
+        ..Moves::default()
     })
+}
+
+/// 200 if there was nothing to move.
+fn started_answer(broker: &Broker, started: &Moves) -> Answer {
+    let status = match (started.moves.is_empty(), started.remaining) {
+        (true, 0) => StatusCode::OK,
+        _ => StatusCode::ACCEPTED,
+    };
+    Answer {
+        status: status.as_u16(),
+        body: document(started),
+        epoch: epoch(broker),
+    }
 }
 
 /// Somebody else was faster.
@@ -263,6 +289,7 @@ fn may_be_planned_anew(refusal: &Refusal) -> bool {
         Refusal::MoveUnderWay
             | Refusal::SameGroup
             | Refusal::GroupDraining
+            | Refusal::PinnedElsewhere
             | Refusal::TopicNotExist
             | Refusal::QueueNotExist
     )

@@ -131,6 +131,7 @@ impl From<NoController> for Problem {
             | Refusal::MoveEnded
             | Refusal::GroupDraining
             | Refusal::LastGroup
+            | Refusal::PinnedElsewhere
             | Refusal::SegmentNotDropped => StatusCode::CONFLICT,
             Refusal::NoGroups | Refusal::NotFounded => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::LimitReached(_) => StatusCode::TOO_MANY_REQUESTS,

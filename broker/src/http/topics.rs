@@ -66,6 +66,7 @@ fn topic_document(broker: &Broker, topic: &metadata::Topic) -> Topic {
             .into_iter()
             .map(|group| broker.group_name(group))
             .collect(),
+        pinned: topic.pinned.iter().map(|group| broker.group_name(*group)).collect(),
         attributes: config.attributes,
     }
 }
@@ -77,12 +78,12 @@ pub async fn put(broker: &Arc<Broker>, topic: &str, settings: &TopicSettings) ->
         return Err(Problem::new(StatusCode::CONFLICT, format!("{topic} is a system topic")).refused());
     }
     topic_changes::catch_up(broker).await;
-    let mut groups = Vec::new();
-    for group in settings.groups.iter().flatten() {
+    let number = |group: &String| {
         let number = broker.metadata.read(|metadata| metadata.group_number(group));
-        let unknown = || Problem::malformed(format!("raft group {group} does not exist")).refused();
-        groups.push(number.ok_or_else(unknown)?);
-    }
+        number.ok_or_else(|| Problem::malformed(format!("raft group {group} does not exist")).refused())
+    };
+    let groups = settings.groups.as_ref();
+    let groups: Option<Vec<u16>> = groups.map(|groups| groups.iter().map(number).collect()).transpose()?;
     let default_queues = broker.policy().default_queues;
     let change = |existing: Option<TopicConfig>| {
         let config = existing.unwrap_or_else(|| TopicConfig::new(topic, default_queues));

@@ -1,7 +1,7 @@
 //! Exchanges of queues between places, so that the load is more even and the counts stay as they are.
 //!
 //! Two queues can change places if they are of one topic, or if each topic has one queue more in the place that its
-//! queue leaves than in the other: then both stay even. The most loaded place exchanges with the least loaded one that
+//! queue leaves than in the other: then both stay even. Pins of a topic keep it where they are. The most loaded place exchanges with the least loaded one that
 //! it can, until nothing is gained by it any more.
 
 use super::layout::Layout;
@@ -77,9 +77,9 @@ fn best_pair(layout: &Layout<'_>, most: usize, least: usize, gap: u128) -> Optio
         let counts = topic.counts(layout.loads.len());
         let all = |place: usize| counts.movable[place] + counts.fixed[place];
         match all(most).cmp(&all(least)) {
-            std::cmp::Ordering::Greater => more_here.extend(here.iter().copied()),
-            std::cmp::Ordering::Less => more_there.extend(there.iter().copied()),
-            std::cmp::Ordering::Equal => {}
+            std::cmp::Ordering::Greater if topic.allowed[least] => more_here.extend(here.iter().copied()),
+            std::cmp::Ordering::Less if topic.allowed[most] => more_there.extend(there.iter().copied()),
+            _ => {}
         }
         best_of(&here, there, gap, &mut best);
     }

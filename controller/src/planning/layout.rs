@@ -1,12 +1,13 @@
 //! The open queues as planning sees them: which can move, which are on their way, what each asks of its Raft group.
 //!
-//! Groups are named by their place among those that stay; a queue of a draining group has no place until it is settled.
+//! Groups are named by their place among those that stay; a queue of a draining group, or of one that its topic is not
+//! pinned to, has no place until it is settled.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::PlannedMove;
 use super::spread::Counts;
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, Topic};
 
 /// See the module.
 #[derive(Debug)]
@@ -25,8 +26,10 @@ pub struct TopicLayout<'a> {
     pub name: &'a str,
     /// Those that can move.
     pub queues: Vec<MovableQueue>,
-    /// How many are on their way to each place.
-    arriving: BTreeMap<usize, usize>,
+    /// By place, whether the topic's pins allow queues there.
+    pub allowed: Vec<bool>,
+    /// How many each place has that cannot move: most are on their way to it.
+    fixed: BTreeMap<usize, usize>,
 }
 
 /// A queue that can move.
@@ -46,7 +49,7 @@ pub struct MovableQueue {
 #[derive(Debug)]
 pub struct Settled<'a> {
     pub name: &'a str,
-    pub id: u64,
+    pub topic: &'a Topic,
     /// By queue number.
     pub groups: Vec<u16>,
     /// Numbers of the queues under way.
@@ -68,7 +71,7 @@ pub fn settled(metadata: &Metadata) -> Vec<Settled<'_>> {
         });
         Settled {
             name,
-            id: topic.id,
+            topic,
             groups: open.collect(),
             on_their_way: targets.into_keys().collect(),
         }
@@ -91,18 +94,23 @@ impl<'a> Layout<'a> {
         let place = |group: u16| groups.binary_search(&group).ok();
         let mut loads = vec![0; groups.len()];
         let topics = settled(metadata).into_iter().map(|topic| {
+            let allowed: Vec<bool> = groups.iter().map(|group| topic.topic.may_be_in(*group)).collect();
+            // Without a group that its pins allow and that stays, a topic stays as it is.
+            let stays = !allowed.contains(&true);
             let mut layout = TopicLayout {
                 name: topic.name,
                 queues: Vec::new(),
-                arriving: BTreeMap::new(),
+                allowed,
+                fixed: BTreeMap::new(),
             };
             for (group, number) in topic.groups.iter().zip(0..) {
-                let place = place(*group);
-                let load = load(topic.id, number);
+                let fixed = stays || topic.on_their_way.contains(&number);
+                let place = place(*group).filter(|place| fixed || layout.allowed[*place]);
+                let load = load(topic.topic.id, number);
                 if let Some(place) = place {
                     loads[place] += u128::from(load);
                 }
-                if !topic.on_their_way.contains(&number) {
+                if !fixed {
                     layout.queues.push(MovableQueue {
                         number,
                         from: *group,
@@ -110,7 +118,7 @@ impl<'a> Layout<'a> {
                         load,
                     });
                 } else if let Some(place) = place {
-                    *layout.arriving.entry(place).or_default() += 1;
+                    *layout.fixed.entry(place).or_default() += 1;
                 }
             }
             layout
@@ -131,7 +139,7 @@ impl<'a> Layout<'a> {
                 let Some(to) = to else { break };
                 let from = (0..room.len()).filter(|place| room[*place] < 0);
                 let from = from.max_by_key(|place| (self.loads[*place], std::cmp::Reverse(*place)));
-                // Those without a place first: they lie in groups that are drained.
+                // Those without a place first: they lie where they cannot stay.
                 let homeless = topic.queues.iter().any(|queue| queue.place.is_none());
                 let leaving = if homeless { None } else { from };
                 if !homeless && from.is_none() {
@@ -185,6 +193,7 @@ impl TopicLayout<'_> {
             movable: vec![0; places],
             fixed: vec![0; places],
             homeless: 0,
+            allowed: self.allowed.clone(),
         };
         for queue in &self.queues {
             match queue.place {
@@ -192,7 +201,7 @@ impl TopicLayout<'_> {
                 None => counts.homeless += 1,
             }
         }
-        for (place, count) in &self.arriving {
+        for (place, count) in &self.fixed {
             counts.fixed[*place] += count;
         }
         counts
@@ -235,6 +244,9 @@ impl<'a> CountsBefore<'a> {
         let (source, target) = (group_name(metadata, from), group_name(metadata, to));
         if metadata.groups.get(&from).is_none_or(|group| group.draining) {
             return format!("drain of {source}");
+        }
+        if metadata.topics.get(topic).is_some_and(|topic| !topic.may_be_in(from)) {
+            return format!("pins: {source} is none of the topic's groups");
         }
         let count = |counts: &BTreeMap<u16, usize>, group: u16| counts.get(&group).copied().unwrap_or(0);
         let own = &self.topics[topic];

@@ -1,6 +1,6 @@
 //! How many queues of each topic belong in each place, so that topics and the whole are even and few queues move.
 //!
-//! A topic's queues fill all places to one level, and some of the places one above it: its *extras*. Only where the
+//! A topic's queues fill all places that its pins allow to one level, and some of the places one above it: its *extras*. Only where the
 //! extras go is open. An extra where the topic has a queue above the level anyway saves a move, so what is searched is
 //! the flow of extras, from topics through places, that saves the most with totals of places that differ by at most
 //! one. It is found by successive shortest paths: topics first choose for themselves, then extras are passed on from
@@ -18,6 +18,8 @@ pub struct Counts {
     pub fixed: Vec<usize>,
     /// Those without a place, which need one.
     pub homeless: usize,
+    /// By place, whether those that can move may be there. If they may be nowhere, none can move.
+    pub allowed: Vec<bool>,
 }
 
 /// By topic and place, how many queues it should have there. There is at least one place.
@@ -27,7 +29,7 @@ pub fn spread(topics: &[Counts], places: usize) -> Vec<Vec<usize>> {
     for counts in topics {
         let (base, level, count) = base(counts);
         let cells = (0..places).map(|place| Cell {
-            may: base[place] == level,
+            may: counts.allowed[place] && base[place] == level,
             saves: counts.movable[place] + counts.fixed[place] > base[place],
             has: false,
         });
@@ -47,7 +49,10 @@ pub fn spread(topics: &[Counts], places: usize) -> Vec<Vec<usize>> {
 /// are beside.
 fn base(counts: &Counts) -> (Vec<usize>, usize, usize) {
     let all = counts.homeless + counts.movable.iter().sum::<usize>() + counts.fixed.iter().sum::<usize>();
-    let filled = |level: usize| counts.fixed.iter().map(move |fixed| (*fixed).max(level));
+    let filled = |level: usize| {
+        let places = counts.fixed.iter().zip(&counts.allowed);
+        places.map(move |(fixed, allowed)| if *allowed { (*fixed).max(level) } else { *fixed })
+    };
     // The highest level that the queues reach; at 0 there are the fixed ones alone.
     let (mut reached, mut beyond) = (0, all + 1);
     while beyond - reached > 1 {

@@ -69,8 +69,9 @@ pub enum Command {
         /// The epoch of the topic that `config` was made from, 0 for none: refused if it has changed since.
         #[serde(default)]
         expected: Option<u64>,
-        /// Place new queues only in these Raft groups; empty: in any.
-        groups: Vec<u16>,
+        /// Bind its queues to these Raft groups, to none in particular if it is empty; `None`: as it is.
+        #[serde(default)]
+        groups: Option<Vec<u16>>,
         /// Proposer's clock.
         now_ms: i64,
     },
@@ -239,7 +240,7 @@ mod tests {
                 config: TopicConfig::new("t", 8),
                 if_absent: true,
                 expected: None,
-                groups: vec![1, 2],
+                groups: Some(vec![1, 2]),
                 now_ms: -1,
             },
             Command::PutSubscriptionGroups {
@@ -370,7 +371,7 @@ mod tests {
             config,
             if_absent: false,
             expected: None,
-            groups: Vec::new(),
+            groups: None,
             now_ms: 0,
         };
         assert_eq!(Command::decode(&put.encode()), Err(Malformed));

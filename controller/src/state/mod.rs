@@ -139,7 +139,7 @@ impl State {
                 if expected.is_some_and(|expected| expected != present) {
                     return Err(Refusal::Changed);
                 }
-                return self.put_topic(config, if_absent, &groups, now_ms, changes);
+                return self.put_topic(config, if_absent, groups, now_ms, changes);
             }
             Command::DeleteTopic { name } => {
                 let topic = self.metadata.topics.get(&name).ok_or(Refusal::TopicNotExist)?.clone();
@@ -284,7 +284,7 @@ impl State {
         &mut self,
         config: TopicConfig,
         if_absent: bool,
-        pinned: &[u16],
+        pinned: Option<Vec<u16>>,
         now_ms: i64,
         changes: &mut Changes,
     ) -> Result<Reply, Refusal> {
@@ -296,8 +296,13 @@ impl State {
         if if_absent && present.is_some() {
             return Ok(unchanged);
         }
-        self.check_topic(&config, present.as_deref(), pinned)?;
-        if present.as_deref().is_some_and(|present| present.config == config) {
+        let kept = || present.as_deref().map(|present| present.pinned.clone());
+        let mut pinned = pinned.or_else(kept).unwrap_or_default();
+        pinned.sort_unstable();
+        pinned.dedup();
+        self.check_topic(&config, present.as_deref(), &pinned)?;
+        let is_so = |present: &Topic| present.config == config && present.pinned == pinned;
+        if present.as_deref().is_some_and(is_so) {
             return Ok(unchanged);
         }
         let created = present.is_none();
@@ -305,6 +310,7 @@ impl State {
             Some(present) => Topic {
                 epoch: changes.log_index,
                 config,
+                pinned,
                 ..Topic::clone(present)
             },
             None => Topic {
@@ -312,11 +318,13 @@ impl State {
                 epoch: changes.log_index,
                 created_ms: now_ms,
                 config,
+                pinned,
                 queues: Vec::new(),
             },
         };
         let count = topic.config.queues as usize - topic.queues.len();
-        for group in placement::place_queues(&self.metadata, &self.queues, &topic.queues, count, pinned) {
+        let placed = placement::place_queues(&self.metadata, &self.queues, &topic.queues, count, &topic.pinned);
+        for group in placed {
             topic.queues.push(vec![Segment {
                 generation: FIRST_GENERATION,
                 group,

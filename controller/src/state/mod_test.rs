@@ -123,7 +123,7 @@ pub(super) fn put_topic(name: &str, queues: u32, groups: &[u16]) -> Command {
         config: TopicConfig::new(name, queues),
         if_absent: false,
         expected: None,
-        groups: groups.to_vec(),
+        groups: (!groups.is_empty()).then(|| groups.to_vec()),
         now_ms: 77,
     }
 }
@@ -310,7 +310,7 @@ fn topics_are_created_and_grow() {
         config: TopicConfig::new("t", 1),
         if_absent: true,
         expected: None,
-        groups: Vec::new(),
+        groups: None,
         now_ms: 78,
     });
     check.refused(put_topic("t", 3, &[]), Refusal::FewerQueues);
@@ -338,7 +338,7 @@ fn topics_are_created_and_grow() {
         config,
         if_absent: false,
         expected: None,
-        groups: Vec::new(),
+        groups: None,
         now_ms: 79,
     });
     assert!(check.state.metadata.topics["t"].config.order);
@@ -365,7 +365,7 @@ fn queues_keep_to_their_pins() {
     check.done(put_topic("t", 3, &[3, 2, 2]));
     assert_eq!(check.queues("t"), [2, 3, 2]);
     check.done(put_topic("t", 5, &[]));
-    assert_eq!(check.queues("t"), [2, 3, 2, 1, 1]);
+    assert_eq!(check.queues("t"), [2, 3, 2, 3, 2]);
 }
 
 #[test]
@@ -493,12 +493,12 @@ impl Random {
                 peer: self.name("h", 2),
             },
             5..=7 => {
-                let pins = self.below(3) / 2 * self.below(3);
+                let pins = self.below(3);
                 Command::PutTopic {
                     config: TopicConfig::new(self.name("t", 12), self.below(12) as u32),
                     if_absent: self.below(4) == 0,
                     expected: None,
-                    groups: (0..pins).map(|_| 1 + self.below(8) as u16).collect(),
+                    groups: (self.below(8) == 0).then(|| (0..pins).map(|_| 1 + self.below(8) as u16).collect()),
                     now_ms: self.below(1_000) as i64,
                 }
             }
@@ -581,6 +581,8 @@ fn check_invariants(
     for (name, topic) in &metadata.topics {
         assert_eq!(topics.entry(topic.id).or_insert(name.clone()), name);
         assert_eq!(topic.queues.len(), topic.config.queues as usize);
+        assert!(topic.pinned.is_sorted_by(|group, next| group < next), "{topic:?}");
+        assert!(topic.pinned.iter().all(|group| metadata.groups.contains_key(group)));
         for queue in &topic.queues {
             check_segments(queue, metadata);
         }
@@ -631,6 +633,7 @@ fn check_moves(metadata: &Metadata) {
 
 #[test]
 fn any_commands_keep_copies_equal_and_ids_apart() {
+    let mut moved = 0;
     for seed in 1..=60 {
         println!("seed {seed}");
         let mut random = Random(seed * 0x9e37_79b9_7f4a_7c15);
@@ -647,6 +650,7 @@ fn any_commands_keep_copies_equal_and_ids_apart() {
             }
         }
         assert!(check.state.metadata.groups.len() > 1, "nothing was done");
-        assert!(!check.state.metadata.moves.is_empty(), "nothing was moved");
+        moved += usize::from(!check.state.metadata.moves.is_empty());
     }
+    assert!(moved > 50, "queues moved with {moved} seeds only");
 }

@@ -71,6 +71,9 @@ impl State {
             if open.group == request.to {
                 return Err(Refusal::SameGroup);
             }
+            if !topic.may_be_in(request.to) {
+                return Err(Refusal::PinnedElsewhere);
+            }
             if target.draining {
                 return Err(Refusal::GroupDraining);
             }

@@ -63,6 +63,17 @@ fn drop_segment(topic_id: u64, queue: u32, generation: u32) -> Command {
     }
 }
 
+/// Binds a topic to no groups in particular.
+fn unpin(name: &str, queues: u32) -> Command {
+    Command::PutTopic {
+        config: TopicConfig::new(name, queues),
+        if_absent: false,
+        expected: None,
+        groups: Some(Vec::new()),
+        now_ms: 1,
+    }
+}
+
 fn drain(group: u16, draining: bool) -> Command {
     Command::SetDraining { group, draining }
 }
@@ -227,7 +238,7 @@ fn a_deleted_topic_cancels_its_moves() {
     assert_eq!(states, [cancelled, cancelled, preparing]);
     check.refused(opened(1, 5), Refusal::MoveEnded);
     // A topic of the same name is another one.
-    check.done(put_topic("t", 4, &[1]));
+    check.done(put_topic("t", 4, &[1, 2]));
     check.started(&[(0, 2)]);
     assert_eq!(check.queue_move(4).topic_id, 3);
 }
@@ -252,7 +263,7 @@ fn a_topic_that_changes_keeps_its_segments() {
         config,
         if_absent: false,
         expected: None,
-        groups: Vec::new(),
+        groups: None,
         now_ms: 1,
     });
     assert_eq!(check.segments(0), before);
@@ -302,10 +313,40 @@ fn a_draining_group_gets_no_queues() {
 }
 
 #[test]
+fn pins_are_kept_until_others_are_named() {
+    let mut check = Check::with_groups();
+    let pinned = |check: &Check| check.state.metadata().topics["t"].pinned.clone();
+    let put = |queues: u32, groups: Option<&[u16]>| Command::PutTopic {
+        config: TopicConfig::new("t", queues),
+        if_absent: false,
+        expected: None,
+        groups: groups.map(<[u16]>::to_vec),
+        now_ms: 1,
+    };
+    check.done(put(2, Some(&[3, 1, 3])));
+    assert_eq!((pinned(&check), check.queues("t")), (vec![1, 3], vec![1, 3]));
+    check.unchanged(put(2, Some(&[1, 3])));
+    check.unchanged(put(2, None));
+    check.done(put(4, None));
+    assert_eq!((pinned(&check), check.queues("t")), (vec![1, 3], vec![1, 3, 1, 3]));
+    check.refused(start(&[(1, 1), (0, 2)]), Refusal::PinnedElsewhere);
+    check.started(&[(1, 1)]);
+    check.refused(put(4, Some(&[9])), Refusal::GroupNotExist);
+    // Others: what is there stays until it is moved, what is new goes there.
+    check.done(put(5, Some(&[2])));
+    assert_eq!((pinned(&check), check.queues("t")), (vec![2], vec![1, 3, 1, 3, 2]));
+    check.started(&[(0, 2)]);
+    check.done(put(5, Some(&[])));
+    assert!(pinned(&check).is_empty());
+    check.started(&[(2, 3)]);
+}
+
+#[test]
 fn moves_are_bounded() {
     let queues = MOVES_UNDER_WAY_MAX as u32;
     let mut check = Check::with_groups();
     check.done(put_topic("t", queues, &[1]));
+    check.done(unpin("t", queues));
     let mut state = check.state;
     let many = |from: usize, count: usize| {
         let moves: Vec<(u32, u16)> = (from..from + count).map(|queue| (queue as u32, 2)).collect();
@@ -319,6 +360,7 @@ fn moves_are_bounded() {
         assert!(matches!(reply, Reply::Moves { .. }), "{reply:?}");
     }
     state.apply(put_topic("u", 1, &[1]), 100_000);
+    state.apply(unpin("u", 1), 100_000);
     let one_more = Command::StartMoves {
         moves: vec![request("u", 0, 2)],
         reason: String::new(),
@@ -368,6 +410,9 @@ fn what_was_written_before_queues_moved_is_read() {
     let mut state = serde_json::to_value(with_topic().state).unwrap();
     let metadata = state["metadata"].as_object_mut().unwrap();
     assert!(metadata.remove("moves").is_some());
+    for topic in metadata["topics"].as_object_mut().unwrap().values_mut() {
+        assert!(topic.as_object_mut().unwrap().remove("pinned").is_some());
+    }
     for group in metadata["groups"].as_object_mut().unwrap().values_mut() {
         assert!(group.as_object_mut().unwrap().remove("draining").is_some());
     }

@@ -107,6 +107,9 @@ pub enum Refusal {
     /// A draining Raft group gets no queues.
     #[error("the group is draining")]
     GroupDraining,
+    /// The topic's queues are bound to other Raft groups.
+    #[error("the topic is pinned to other groups: its queues do not leave them")]
+    PinnedElsewhere,
     /// The queues of the Raft group would have nowhere to go.
     #[error("it is the last group that is not draining")]
     LastGroup,
