@@ -6,6 +6,7 @@
 //!
 //! Holds: nothing takes part in Raft before the founding names this volume, or the leader gave it a new replica id.
 
+mod drains;
 mod duties;
 mod founding;
 mod server;

@@ -6,6 +6,7 @@ use flotilla_e2e::admin::{all, ask, get, is_problem, one, three};
 use flotilla_e2e::command::{fails, succeeds};
 use flotilla_e2e::http::Http;
 use flotilla_e2e::moves;
+use flotilla_e2e::wait;
 use serde_json::{Value, json};
 
 const MOVED_WITHIN: Duration = Duration::from_secs(30);
@@ -201,4 +202,24 @@ fn pinned_queues_stay_in_the_groups_that_their_topic_names() {
     let leaving = answer["moves"].as_array().expect("moves").iter();
     let topics: Vec<&str> = leaving.filter_map(|one| one["topic"].as_str()).collect();
     assert_eq!(topics, ["free", "free"]);
+}
+
+#[test]
+fn a_draining_group_whose_moves_were_not_started_becomes_empty_by_itself() {
+    let cluster = three();
+    let http = cluster.http(0);
+    moves::topic_in(&http, "t", 3, "g1").expect("topic");
+    let (status, _) = http.put("/v1/topics/t", &json!({ "groups": ["g1"] })).expect("pin");
+    assert_eq!(status, 200);
+    moves::topic_in(&http, "free", 1, "g1").expect("topic");
+    let drained = moves::carry_out(&http, "/v1/groups/g1/drain", MOVED_WITHIN);
+    assert!(drained.is_err(), "pins keep the rest: {drained:?}");
+    assert_eq!(placement(&http, "g1"), (json!(true), json!(3)));
+    // Nobody asks for a drain again.
+    let (status, _) = http.put("/v1/topics/t", &json!({ "groups": [] })).expect("unpin");
+    assert_eq!(status, 200);
+    wait::until("the group is empty", MOVED_WITHIN, || {
+        Ok((placement(&http, "g1").1 == json!(0)).then_some(()))
+    })
+    .expect("it goes on");
 }

@@ -1,5 +1,6 @@
 //! What the leading controller keeps in order: that the cluster is written down as founded, that the policy of its
-//! configuration holds, and that the members of the controllers' Raft group are those that the state names.
+//! configuration holds, that draining Raft groups become empty, and that the members of the controllers' Raft group are
+//! those that the state names.
 //!
 //! All of it is said again by whoever leads next, and saying it again changes nothing.
 
@@ -12,11 +13,13 @@ use flotilla_controller::metadata::{Controller, Policy};
 use flotilla_controller::protocol::Founding;
 use flotilla_controller::state::{Command, Reply};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::ControllerGroup;
+use super::drains::{self, Drains};
 use crate::config::Member;
+use crate::handlers::propose::now_ms;
 use crate::peer::Peers;
 use crate::server::stopped;
 
@@ -42,12 +45,15 @@ impl Duties {
     /// Does them while this controller leads, until `stop`.
     pub async fn keep(self, mut stop: watch::Receiver<bool>) {
         let mut seen = self.group.leadership();
+        let mut drains = Drains::default();
         loop {
             if seen.is_leader {
                 tokio::select! {
-                    () = self.look() => {}
+                    () = self.look(&mut drains) => {}
                     () = stopped(&mut stop) => return,
                 }
+            } else {
+                drains = Drains::default();
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK_INTERVAL) => seen = self.group.leadership(),
@@ -57,7 +63,7 @@ impl Duties {
         }
     }
 
-    async fn look(&self) {
+    async fn look(&self, drains: &mut Drains) {
         // What an earlier leader wrote must be applied here before anything is called missing.
         if self.group.read_index().await.is_err() {
             return;
@@ -86,7 +92,34 @@ impl Duties {
                 .await;
             }
         }
+        for group in drains.due(&self.feed.snapshot(), Instant::now()) {
+            self.go_on_draining(group).await;
+        }
         self.change_members(&controllers).await;
+    }
+
+    async fn go_on_draining(&self, group: u16) {
+        let metadata = self.feed.snapshot();
+        // Plans for many queues take a while.
+        let planned = tokio::task::spawn_blocking(move || drains::moves_out(&metadata, group));
+        let moves = planned.await.unwrap_or_default();
+        if moves.is_empty() {
+            return;
+        }
+        let queues = moves.len();
+        let command = Command::StartMoves {
+            moves,
+            reason: "drain, again".to_owned(),
+            now_ms: now_ms(),
+        };
+        match self.group.propose(vec![command.encode()]).await {
+            Ok(proposed) => match proposed.replies.first() {
+                // What changed meanwhile is seen the next time.
+                Some(Reply::Refused(refusal)) => debug!(%refusal, group, "go on with a drain"),
+                _ => info!(group, queues, "goes on with a drain"),
+            },
+            Err(error) => debug!(%error, group, "go on with a drain"),
+        }
     }
 
     fn found(&self) -> Command {
