@@ -89,7 +89,7 @@ pub async fn at_owner_within(
         };
         let seen = broker.leadership(group);
         let outcome = match broker.replicas.get(group) {
-            Some(replica) if seen.is_leader && repeat != Repeat::Harmless && uncertain.is_none() => {
+            Some(replica) if seen.is_leader && repeat != Repeat::Harmless && number.is_none() => {
                 let served = router::serve_as_leader(broker, &replica, request, origin);
                 timeout_at(deadline, served)
                     .await

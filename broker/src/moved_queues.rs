@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use flotilla_controller::metadata::{Metadata, Topic};
+use flotilla_controller::metadata::{Metadata, Segment, Topic};
 use parking_lot::RwLock;
 
 use crate::state::Successor;
@@ -56,6 +56,38 @@ impl MovedQueues {
         self.newest(topic, queue, |segment| segment.start <= offset)
     }
 
+    /// All segments of a queue, oldest first: those of the metadata, and those that follow.
+    pub fn segments(&self, topic: &Topic, queue: u32) -> Vec<Segment> {
+        let mut segments = topic.queues.get(queue as usize).cloned().unwrap_or_default();
+        let last = published(topic, queue);
+        let queues = self.queues.read();
+        let known = queues.get(&(topic.id, queue)).into_iter().flatten();
+        for follows in known.filter(|known| known.generation > last) {
+            if let Some(before) = segments.last_mut() {
+                before.end = Some(follows.start);
+            }
+            segments.push(Segment {
+                generation: follows.generation,
+                group: follows.group,
+                start: follows.start,
+                end: None,
+            });
+        }
+        segments
+    }
+
+    /// Raft groups of segments of a topic's queues that are newer than the metadata.
+    pub fn groups(&self, topic: &Topic) -> Vec<u16> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        let queues = self.queues.read();
+        let of_topic = queues.iter().filter(|((id, _), _)| *id == topic.id);
+        of_topic
+            .flat_map(|(_, known)| known.iter().map(|known| known.group))
+            .collect()
+    }
+
     fn newest(&self, topic: &Topic, queue: u32, wanted: impl Fn(&Successor) -> bool) -> Option<u16> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
@@ -90,7 +122,6 @@ fn published(topic: &Topic, queue: u32) -> u32 {
 mod tests {
     use std::sync::Arc;
 
-    use flotilla_controller::metadata::Segment;
     use flotilla_controller::topic::TopicConfig;
 
     use super::*;
@@ -133,6 +164,10 @@ mod tests {
         assert_eq!(moved.at(&topic_now, 0, 25), Some(3));
         assert_eq!(moved.at(&topic_now, 0, 19), Some(2));
         assert_eq!(moved.at(&topic_now, 0, 9), None, "the metadata knows");
+        let segments = moved.segments(&topic_now, 0);
+        let shown: Vec<_> = segments.iter().map(|one| (one.group, one.start, one.end)).collect();
+        assert_eq!(shown, [(1, 0, Some(10)), (2, 10, Some(20)), (3, 20, None)]);
+        assert_eq!(moved.groups(&topic_now), [2, 3]);
     }
 
     #[test]

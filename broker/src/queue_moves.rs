@@ -11,15 +11,15 @@
 
 mod steps;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_controller::queue_move::MoveOutcome;
-use flotilla_controller::state::Command as ControllerCommand;
+use flotilla_controller::state::{Command as ControllerCommand, Refusal};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::controllers::NoController;
@@ -28,15 +28,18 @@ use crate::handlers::propose::now_ms;
 use crate::node::Broker;
 use crate::replica::Replica;
 use crate::server::stopped;
-use crate::state::{Command, Opening, QueueState, Reply, Step};
+use crate::state::topics::handover::Sealed;
+use crate::state::{Command, Opening, Reply, State, Step};
 use crate::topic_changes;
 
 pub use steps::serve;
 
 use steps::{NotDone, at_group, here};
 
-/// Moves carried out at a time by one group.
+/// Moves of one urgency carried out at a time by one group.
 const AT_A_TIME_MAX: usize = 16;
+/// Most bytes that go along with a queue: they are one frame of an entry.
+const STATE_BYTES_MAX: usize = 12 << 20;
 /// How long the new group may take to reserve, before the move is given up.
 const RESERVE_MAX: Duration = Duration::from_secs(5);
 /// How long the new group is told that a move was given up; it does not matter if it does not hear of it.
@@ -57,6 +60,27 @@ struct Task {
     to: u16,
     /// The controllers' number of it, as long as they wait to be told.
     id: Option<u64>,
+    urgency: Urgency,
+}
+
+/// Which moves come first. Each kind has places of its own: none waits for what another one waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    /// The queue has no writer.
+    Sealed,
+    /// It has the old one.
+    Wanted,
+    /// It has the new one, and the controllers are to be told.
+    Opened,
+}
+
+impl Urgency {
+    fn of(sealed: &Sealed) -> Self {
+        match sealed.aside {
+            Some(_) => Self::Sealed,
+            None => Self::Opened,
+        }
+    }
 }
 
 impl Task {
@@ -67,43 +91,68 @@ impl Task {
 }
 
 /// While this replica leads: carries out the moves of its queues, until `stop`.
-pub async fn keep(broker: Arc<Broker>, replica: Arc<Replica>, mut stop: watch::Receiver<bool>) {
+pub async fn keep(broker: Arc<Broker>, replica: Arc<Replica>, stop: watch::Receiver<bool>) {
+    tokio::join!(
+        keep_moving(&broker, &replica, stop.clone()),
+        keep_dropping(&broker, &replica, stop)
+    );
+}
+
+async fn keep_moving(broker: &Arc<Broker>, replica: &Arc<Replica>, mut stop: watch::Receiver<bool>) {
     let mut epochs = broker.metadata.subscribe();
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut drops = tokio::time::interval(DROP_INTERVAL);
-    drops.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut under_way = FuturesUnordered::new();
-    let mut busy = BTreeSet::new();
+    // Queues with a task under way, and how urgent that was when it began.
+    let mut busy: BTreeMap<(u64, u32), Urgency> = BTreeMap::new();
+    // Tasks that could not go on, and when they are tried again: others get their places meanwhile.
+    let mut resting: BTreeMap<(u64, u32), Instant> = BTreeMap::new();
     loop {
         let seen = replica.group.leadership();
         if seen.is_leader {
-            for task in tasks(&broker, &replica) {
-                if under_way.len() >= AT_A_TIME_MAX {
-                    break;
+            let now = Instant::now();
+            resting.retain(|_, until| *until > now);
+            let mut tasks = tasks(broker, replica);
+            tasks.sort_by_key(|task| (task.urgency, task.id));
+            for task in tasks {
+                let key = task.key();
+                let places = busy.values().filter(|urgency| **urgency == task.urgency).count();
+                if places >= AT_A_TIME_MAX || busy.contains_key(&key) || resting.contains_key(&key) {
+                    continue;
                 }
-                if busy.insert(task.key()) {
-                    let (broker, replica) = (Arc::clone(&broker), Arc::clone(&replica));
-                    under_way.push(async move {
-                        carry_out(&broker, &replica, &task).await;
-                        task.key()
-                    });
-                }
+                busy.insert(key, task.urgency);
+                under_way.push(async move { (task.key(), carry_out(broker, replica, &task).await) });
             }
         } else {
             // The next leader goes on.
             under_way = FuturesUnordered::new();
             busy.clear();
+            resting.clear();
         }
+        let woken = resting.values().min().copied();
         tokio::select! {
-            Some(done) = under_way.next(), if !under_way.is_empty() => {
-                busy.remove(&done);
+            Some((key, ended)) = under_way.next(), if !under_way.is_empty() => {
+                busy.remove(&key);
+                if !ended {
+                    resting.insert(key, Instant::now() + PAUSE);
+                }
             }
             changed = epochs.changed() => if changed.is_err() { return },
             _ = replica.group.leadership_changed(&seen) => {}
+            () = sleep_until(woken.unwrap_or_else(Instant::now)), if woken.is_some() => {}
             _ = looks.tick() => broker.metadata.read(|metadata| broker.moved.prune(metadata)),
-            _ = drops.tick() => if seen.is_leader {
-                drop_segments(&broker, &replica).await;
+            () = stopped(&mut stop) => return,
+        }
+    }
+}
+
+async fn keep_dropping(broker: &Arc<Broker>, replica: &Arc<Replica>, mut stop: watch::Receiver<bool>) {
+    let mut looks = tokio::time::interval(DROP_INTERVAL);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = looks.tick() => if replica.group.is_leader() {
+                drop_segments(broker, replica).await;
             },
             () = stopped(&mut stop) => return,
         }
@@ -124,13 +173,20 @@ fn tasks(broker: &Broker, replica: &Replica) -> Vec<Task> {
             },
             to: wanted.to,
             id: Some(*id),
+            urgency: Urgency::Wanted,
         });
         wanted.collect()
     });
     let known: BTreeSet<_> = tasks.iter().map(Task::key).collect();
-    let sealed: Vec<Task> = replica.state.with(|state| {
+    replica.state.with(|state| {
+        for task in &mut tasks {
+            if let Some(sealed) = sealed_for(state, &task.step) {
+                task.urgency = Urgency::of(sealed);
+            }
+        }
         let undelivered = state.topics.undelivered();
-        let undelivered = undelivered.map(|(topic, queue, sealed)| Task {
+        let unknown = undelivered.filter(|(topic, queue, _)| !known.contains(&(topic.uid, *queue)));
+        tasks.extend(unknown.map(|(topic, queue, sealed)| Task {
             step: Step {
                 topic: topic.config.name.clone(),
                 uid: topic.uid,
@@ -139,39 +195,25 @@ fn tasks(broker: &Broker, replica: &Replica) -> Vec<Task> {
             },
             to: sealed.to,
             id: None,
-        });
-        undelivered.collect()
+            urgency: Urgency::Sealed,
+        }));
     });
-    tasks.extend(sealed.into_iter().filter(|task| !known.contains(&task.key())));
     tasks
 }
 
-/// How far a move has come in the group that the queue leaves.
-enum Sealed {
-    No,
-    Yes {
-        end: i64,
-        at_ms: i64,
-        aside: Option<QueueState>,
-    },
+/// The segment that ended for a move, if it has.
+fn sealed_for<'a>(state: &'a State, step: &Step) -> Option<&'a Sealed> {
+    let topic = state.topics.get(&step.topic).filter(|topic| topic.uid == step.uid)?;
+    let mut segments = topic.sealed_of(step.queue);
+    segments.find(|sealed| sealed.next == step.generation)
 }
 
-fn sealed(replica: &Replica, step: &Step) -> Sealed {
-    replica.state.with(|state| {
-        let topic = state.topics.get(&step.topic).filter(|topic| topic.uid == step.uid);
-        let mut segments = topic.into_iter().flat_map(|topic| topic.sealed_of(step.queue));
-        match segments.find(|sealed| sealed.next == step.generation) {
-            None => Sealed::No,
-            Some(sealed) => Sealed::Yes {
-                end: sealed.queue.max_offset,
-                at_ms: sealed.at_ms,
-                aside: sealed.aside.clone(),
-            },
-        }
-    })
+fn sealed(replica: &Replica, step: &Step) -> Option<Sealed> {
+    replica.state.with(|state| sealed_for(state, step).cloned())
 }
 
-async fn carry_out(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task) {
+/// Carries a move out as far as it goes now; true once it ended.
+async fn carry_out(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task) -> bool {
     let begun = Instant::now();
     let outcome = advance(broker, replica, task).await;
     let Step {
@@ -212,9 +254,10 @@ async fn carry_out(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task) {
                 group = replica.name,
                 to, topic, queue, generation, reason, "a move waits"
             );
-            sleep(PAUSE).await;
+            return false;
         }
     }
+    true
 }
 
 enum Ended {
@@ -230,11 +273,16 @@ enum Ended {
 async fn advance(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task) -> Result<Ended, String> {
     // What this replica led before it applied everything may be behind.
     replica.group.read_index().await.map_err(|error| error.to_string())?;
-    let (end, sealed_ms, aside) = match sealed(replica, &task.step) {
-        Sealed::Yes { end, at_ms, aside } => (end, at_ms, aside),
-        Sealed::No => {
+    let ended = match sealed(replica, &task.step) {
+        Some(ended) => ended,
+        None => {
+            let Step { topic, queue, .. } = &task.step;
+            if replica.state.generation(topic, *queue).is_none() {
+                // Its assignment comes first; the moves of a deleted topic the controllers end.
+                return Err("the queue is not open here yet".to_owned());
+            }
             fail_point::reached(fail_point::MOVE_TAKEN_UP);
-            if let Err(reason) = reserve(broker, task).await {
+            if let Err(reason) = prepare(broker, replica, task).await {
                 return give_up(broker, replica, task, reason).await;
             }
             fail_point::reached(fail_point::SEAL_NEXT);
@@ -249,37 +297,44 @@ async fn advance(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task) -> R
                 Err(other) => return Err(other.to_string()),
             }
             fail_point::reached(fail_point::SEALED);
-            match sealed(replica, &task.step) {
-                Sealed::Yes { end, at_ms, aside } => (end, at_ms, aside),
-                Sealed::No => return Err("the seal is not applied".to_owned()),
-            }
+            sealed(replica, &task.step).ok_or_else(|| "the seal is not applied".to_owned())?
         }
     };
+    let end = ended.queue.max_offset;
     let mut pause = None;
-    if let Some(state) = aside {
+    if let Some(state) = ended.aside {
         let opening = Command::Open(Opening {
             step: task.step.clone(),
             start: end,
             state,
         });
         // There is no way back: until it is done, whoever leads here says it again.
-        match at_group(broker, task.to, &opening, TRY_MAX).await {
-            Ok(_) => pause = u64::try_from(now_ms() - sealed_ms).ok(),
-            // The topic is deleted, here in a moment as well.
-            Err(other) => return Err(other.to_string()),
-        }
+        let opened = at_group(broker, task.to, &opening, TRY_MAX).await;
+        opened.map_err(|error| error.to_string())?;
+        pause = u64::try_from(now_ms() - ended.at_ms).ok();
+        fail_point::reached(fail_point::OPEN_HEARD);
+        let delivered = Command::Delivered(task.step.clone());
+        here(replica, &delivered).await.map_err(|error| error.to_string())?;
     }
-    fail_point::reached(fail_point::OPEN_HEARD);
-    let delivered = Command::Delivered(task.step.clone());
     let outcome = MoveOutcome::Opened {
         end_offset: end,
         writer_pause_ms: pause,
         bytes_copied: 0,
     };
-    let (delivered, published) = tokio::join!(here(replica, &delivered), end_move(broker, task, outcome));
-    delivered.map_err(|other| other.to_string())?;
-    published?;
+    end_move(broker, task, outcome).await?;
     Ok(Ended::Moved { end, pause })
+}
+
+/// Sees to it that the move can go through: the reason if it cannot.
+async fn prepare(broker: &Arc<Broker>, replica: &Replica, task: &Task) -> Result<(), String> {
+    let Step { topic, queue, .. } = &task.step;
+    let bytes = replica.state.with(|state| state.bytes_of_queue(topic, *queue));
+    if bytes > STATE_BYTES_MAX {
+        return Err(format!(
+            "its offsets and locks have {bytes} bytes, at most {STATE_BYTES_MAX} can go along"
+        ));
+    }
+    reserve(broker, task).await
 }
 
 /// Has the new group reserve the generation; the reason if it cannot.
@@ -304,8 +359,7 @@ async fn give_up(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task, reas
     let bar = Command::Bar(task.step.clone());
     match here(replica, &bar).await {
         Ok(_) => {}
-        // Without a topic here there is nothing to undo.
-        Err(NotDone::Refused(_)) if matches!(sealed(replica, &task.step), Sealed::No) => {}
+        // It was sealed meanwhile, and goes on; or its topic was deleted, and the controllers end it.
         Err(other) => return Err(other.to_string()),
     }
     if let Err(error) = at_group(broker, task.to, &bar, BAR_MAX).await {
@@ -325,8 +379,16 @@ async fn end_move(broker: &Arc<Broker>, task: &Task, outcome: MoveOutcome) -> Re
         now_ms: now_ms(),
     };
     match broker.controllers.propose(command).await {
-        // They know better, or have forgotten it.
-        Ok(_) | Err(NoController::Refused(_)) => Ok(()),
+        Ok(reply) => {
+            // Until this process has heard of it the move would be found again.
+            topic_changes::epoch_reached(broker, reply.epoch()).await;
+            Ok(())
+        }
+        // It was ended already, and is perhaps forgotten.
+        Err(NoController::Refused(Refusal::MoveEnded | Refusal::MoveNotExist)) => {
+            topic_changes::catch_up(broker).await;
+            Ok(())
+        }
         Err(error) => Err(error.to_string()),
     }
 }

@@ -104,7 +104,7 @@ async fn put(
     };
     let deadline = Instant::now() + OPEN_MAX;
     let opened = topic
-        .groups()
+        .open_groups()
         .into_iter()
         .map(|group| carried_out(broker, group, &name, topic.epoch, deadline));
     let (opened, ()) = tokio::join!(join_all(opened), heard(broker, epoch));

@@ -253,6 +253,15 @@ impl Topic {
         holds.or_else(|| segments.first())
     }
 
+    /// Numbers of the Raft groups that take writes of its queues, each once, in order.
+    pub fn open_groups(&self) -> Vec<u16> {
+        let last = self.queues.iter().filter_map(|segments| segments.last());
+        let mut groups: Vec<u16> = last.map(|segment| segment.group).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    }
+
     /// Numbers of the Raft groups that hold any of its segments, each once, in order.
     pub fn groups(&self) -> Vec<u16> {
         let mut groups: Vec<u16> = self.queues.iter().flatten().map(|segment| segment.group).collect();

@@ -42,7 +42,24 @@ pub async fn route(
         check_group(group)?;
         consumer_groups::used(broker, group, false).await;
     }
-    forward::at_owner(broker, owned, request, origin, repeat).await
+    let answer = forward::at_owner(broker, owned, request, origin, repeat).await?;
+    if answer.code != response::QUERY_NOT_FOUND || repeat == Repeat::Harmful {
+        return Ok(answer);
+    }
+    // The owner knows its own segment only: whether the queue is young the first one tells.
+    let asked = QueryConsumerOffsetHeader::decode(&request.fields)?;
+    let queue = u32::try_from(header.queue).unwrap_or(u32::MAX);
+    let moved = broker.segments(header.topic, queue).len() > 1;
+    if moved && asked.set_zero_if_not_found != Some(false) && offset::first(broker, header.topic, queue).await? == 0 {
+        return Ok(offset_answer(request, 0));
+    }
+    Ok(answer)
+}
+
+fn offset_answer(request: &RemotingCommand, offset: i64) -> RemotingCommand {
+    let mut answer = RemotingCommand::response(request, response::SUCCESS);
+    OffsetResponse { offset }.encode(&mut answer.fields);
+    answer
 }
 
 fn not_found() -> Failure {
@@ -77,9 +94,7 @@ pub async fn query(replica: &Replica, request: &RemotingCommand) -> Result<Remot
             }
         }
     };
-    let mut answer = RemotingCommand::response(request, response::SUCCESS);
-    OffsetResponse { offset }.encode(&mut answer.fields);
-    Ok(answer)
+    Ok(offset_answer(request, offset))
 }
 
 /// Stores a consumer offset as given, also when it goes back.
@@ -95,6 +110,9 @@ pub async fn update(replica: &Replica, request: &RemotingCommand) -> Result<Remo
     let queue = u32::try_from(queue).map_err(|_| Failure::invalid(format!("queue {queue} of topic {topic}")))?;
     if commit_offset < 0 {
         return Err(Failure::invalid(format!("consumer offset {commit_offset}")));
+    }
+    if replica.state.generation(topic, queue).is_none() {
+        return Err(offset::not_here(replica, topic, queue));
     }
     let update = Command::UpdateConsumerOffsets(vec![OffsetUpdate {
         group: consumer_group.to_owned(),

@@ -122,7 +122,9 @@ pub async fn query(broker: &Broker, request: &RemotingCommand) -> Result<Remotin
         asked.clamp(1, QUERY_MESSAGES_MAX)
     };
     let stored = header.begin_timestamp..=header.end_timestamp;
-    let groups = broker.topic(header.topic).map_or_else(Vec::new, |topic| topic.groups());
+    let groups = broker
+        .topic(header.topic)
+        .map_or_else(Vec::new, |topic| broker.groups_of(&topic));
     let mut found = Vec::new();
     for replica in groups.into_iter().filter_map(|group| broker.led(group)) {
         replica.group.read_index().await?;

@@ -36,11 +36,29 @@ pub async fn route(
             _ => answer(request, 0),
         });
     }
-    let topic = broker.topic(header.topic);
-    let sealed: Vec<Segment> = topic.map_or_else(Vec::new, |topic| {
-        let segments = topic.queues.get(queue as usize).into_iter().flatten();
-        segments.filter(|segment| segment.end.is_some()).copied().collect()
-    });
+    loop {
+        let segments = broker.segments(header.topic, queue);
+        let found = in_segments(broker, owned, &segments, request, origin).await?;
+        // One of those asked may have said that the queue went on elsewhere.
+        if broker.segments(header.topic, queue).len() <= segments.len() {
+            return Ok(found);
+        }
+    }
+}
+
+/// Asks those of the segments that may know, in the order in which they do.
+async fn in_segments(
+    broker: &Arc<Broker>,
+    owned: Owned<'_>,
+    segments: &[Segment],
+    request: &RemotingCommand,
+    origin: &Origin,
+) -> Result<RemotingCommand, Failure> {
+    let sealed: Vec<Segment> = segments
+        .iter()
+        .filter(|segment| segment.end.is_some())
+        .copied()
+        .collect();
     let open = || forward::at_owner(broker, owned, request, origin, Repeat::Harmless);
     if sealed.is_empty() || request.code == codes::GET_MAX_OFFSET {
         return open().await;
@@ -117,7 +135,7 @@ fn asked_segment(
     segment.ok_or_else(|| not_here(replica, topic, queue))
 }
 
-/// Why a queue's open segment is not in a Raft group.
+/// Why a segment of a queue is not in a Raft group.
 pub fn not_here(replica: &Replica, topic: &str, queue: u32) -> Failure {
     match replica.state.moved_to(topic, queue) {
         Some(successor) => Failure::Moved(successor),

@@ -18,6 +18,7 @@ use flotilla_api::tag::TagFilter;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
+use super::offset;
 use super::pull_request::Pull;
 use super::pull_result::{Place, PullResult, PullStatus, place};
 use super::stored::{Copied, EntryReader};
@@ -250,7 +251,9 @@ async fn wait(
         drop((reading, body));
         match timeout_at(deadline, parked.wait(queue_offset)).await {
             // Once in a while there is nothing for this pull behind it: a topic made anew under its name.
-            Ok(Woken::Appended) if woken_at.replace(queue_offset) == Some(queue_offset) => {
+            Ok(Woken::Appended)
+                if Instant::now() < deadline && woken_at.replace(queue_offset) == Some(queue_offset) =>
+            {
                 tokio::time::sleep(STALE_PAUSE).await;
             }
             Ok(Woken::Appended | Woken::HandedOver) if Instant::now() < deadline => {}
@@ -281,7 +284,7 @@ async fn look(
 ) -> Result<(PullResult, Bytes), Failure> {
     let (queue, filter) = pull.check(broker)?;
     let segment = replica.state.segment_at(&pull.topic, queue, queue_offset);
-    let segment = segment.ok_or_else(|| Failure::not_open(&pull.topic, queue))?;
+    let segment = segment.ok_or_else(|| offset::not_here(replica, &pull.topic, queue))?;
     if let Some(successor) = segment.successor
         && queue_offset >= segment.max_offset
     {

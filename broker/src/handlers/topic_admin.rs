@@ -210,7 +210,7 @@ pub async fn stats(broker: &Arc<Broker>, request: &RemotingCommand) -> Result<Re
             let Some(bounds) = replica.state.queue_bounds(name, queue) else {
                 continue;
             };
-            let sealed = topic.queues.get(queue as usize).map_or(0, Vec::len) > 1;
+            let sealed = broker.segments(name, queue).len() > 1;
             let min_offset = match sealed {
                 true => offset::first(broker, name, queue).await?,
                 false => bounds.min_offset,

@@ -181,7 +181,13 @@ pub fn progress(replica: &Replica, consumer_group: &str, topics: &[String]) -> V
     let progress = queues.into_iter().filter_map(|(topic, queue)| {
         let bounds = state.queue_bounds(&topic, queue)?;
         let consumer_offset = state.consumer_offset(consumer_group, &topic, queue);
-        let from = consumer_offset.unwrap_or(bounds.min_offset).max(bounds.min_offset);
+        // What is before the open segment lies in others, and may be unread there.
+        let segment = state.segment(&topic, queue, bounds.generation)?;
+        let from = match consumer_offset {
+            Some(offset) if segment.start > 0 && offset < segment.start => offset,
+            Some(offset) => offset.max(bounds.min_offset),
+            None => bounds.min_offset,
+        };
         let lag = (bounds.max_offset - from).max(0);
         Some(ConsumerQueue {
             topic,

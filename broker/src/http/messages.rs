@@ -118,7 +118,7 @@ async fn by_key(broker: &Arc<Broker>, name: &str, key: &str, max: usize) -> Resu
         max,
     };
     let (mut messages, mut stale) = (Vec::new(), false);
-    for (_, found) in read_all(broker, &topic.groups(), &part).await {
+    for (_, found) in read_all(broker, &broker.groups_of(&topic), &part).await {
         stale |= found.as_ref().is_none_or(|found| found.stale);
         if let Some(Value::Array(found)) = found.map(|found| found.value) {
             messages.extend(found);

@@ -157,7 +157,7 @@ pub async fn queues(broker: &Arc<Broker>, name: &str) -> Result<Read<Value>, Pro
     let part = Part::Queues { topic: name.to_owned() };
     let mut stale = false;
     let mut known: BTreeMap<u32, BTreeMap<u32, (i64, i64)>> = BTreeMap::new();
-    for (_, found) in read_all(broker, &topic.groups(), &part).await {
+    for (_, found) in read_all(broker, &broker.groups_of(&topic), &part).await {
         stale |= found.as_ref().is_none_or(|found| found.stale);
         let bounds = found.and_then(|found| serde_json::from_value::<Bounds>(found.value).ok());
         for (queue, segments) in bounds.unwrap_or_default().queues {

@@ -486,6 +486,8 @@ fn locate_with<K: Deref<Target = Kv>>(
         let in_store = usize::try_from(view.recorded_to() - from).unwrap_or(0).min(max);
         let kv = kv()?;
         QueueIndex::new(&kv, view.queue).locate(from, in_store, &mut found)?;
+        // Where a trim took the rest meanwhile, what comes next is of a later segment.
+        found.retain(|located| located.queue_offset < view.max_offset);
     }
     if let Some((entry, number)) = &view.last_entry {
         locate_in_batch(&entry.batches[*number], entry.log_index, from, max, &mut found);

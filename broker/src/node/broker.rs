@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use flotilla_controller::feed::Feed;
-use flotilla_controller::metadata::{Policy, Topic};
+use flotilla_controller::metadata::{Policy, Segment, Topic};
 use flotilla_controller::protocol::cluster_id_bytes;
 use flotilla_controller::subscription_group::SubscriptionGroupConfig;
 use flotilla_controller::topic::TopicConfig;
@@ -139,6 +139,24 @@ impl Broker {
             Owned::Members(client_group) => self.metadata.read(|metadata| metadata.coordinator(client_group)),
             Owned::Group(number) => Some(number),
         }
+    }
+
+    /// The segments of a queue, oldest first, also those that the metadata does not show yet; empty for a queue that does
+    /// not exist.
+    pub fn segments(&self, topic: &str, queue: u32) -> Vec<Segment> {
+        self.metadata.read(|metadata| {
+            let topic = metadata.topics.get(topic);
+            topic.map_or_else(Vec::new, |topic| self.moved.segments(topic, queue))
+        })
+    }
+
+    /// The Raft groups that hold any segment of a topic's queues, also those that the metadata does not show yet.
+    pub fn groups_of(&self, topic: &Topic) -> Vec<u16> {
+        let mut groups = topic.groups();
+        groups.extend(self.moved.groups(topic));
+        groups.sort_unstable();
+        groups.dedup();
+        groups
     }
 
     /// Notes that a queue moved; false if that is known already, or there is no such queue.

@@ -51,6 +51,15 @@ impl ConsumerOffsets {
         }
     }
 
+    /// About how many bytes the offsets of a queue have in a command.
+    pub(super) fn bytes_of_queue(&self, topic: &str, queue: u32) -> usize {
+        let here = self.groups.iter().filter(|(_, topics)| {
+            let queues = topics.get(topic);
+            queues.is_some_and(|queues| queues.contains_key(&queue))
+        });
+        here.map(|(group, _)| group.len() + 16).sum()
+    }
+
     /// Takes out the offsets of a queue that leaves: consumer group and offset.
     pub(super) fn take_out(&mut self, topic: &str, queue: u32, effects: &mut Effects) -> Vec<(String, i64)> {
         let mut taken = Vec::new();

@@ -111,6 +111,16 @@ impl Locks {
         }
     }
 
+    /// About how many bytes the locks of a queue have in a command.
+    pub(super) fn bytes_of_queue(&self, topic: &str, queue: u32) -> usize {
+        let place = (topic.to_owned(), queue);
+        let held = self
+            .groups
+            .iter()
+            .filter_map(|(group, locks)| Some((group, locks.get(&place)?)));
+        held.map(|(group, lock)| group.len() + lock.client_id.len() + 16).sum()
+    }
+
     /// Takes out the locks of a queue that leaves: consumer group, holder, last renewal.
     pub(super) fn take_out(&mut self, topic: &str, queue: u32, effects: &mut Effects) -> Vec<(String, String, i64)> {
         let place = (topic.to_owned(), queue);

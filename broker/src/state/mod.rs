@@ -131,6 +131,7 @@ impl State {
             Command::ForgetSubscriptionGroup { group, clean_offsets } => {
                 if clean_offsets {
                     self.consumer_offsets.remove_group(&group, effects);
+                    self.topics.forget_offsets_aside(&group, effects);
                 }
                 self.coordinator.remove_group(&group, effects);
                 self.locks.remove_group(&group, effects);
@@ -143,11 +144,8 @@ impl State {
                 mut queues,
                 now_ms,
             } => {
-                // A queue's locks go with it.
-                queues.retain(|(topic, queue)| {
-                    let topic = self.topics.get(topic);
-                    topic.is_none_or(|topic| topic.moved_to(*queue).is_none())
-                });
+                // A queue's locks go with it, and come with it.
+                queues.retain(|(topic, queue)| self.topics.queue(topic, *queue).is_some());
                 self.locks.lock(&group, &client_id, queues, now_ms, log_index, effects)
             }
             Command::UnlockQueues {
@@ -215,6 +213,11 @@ impl State {
             Command::Delivered(step) => self.topics.delivered(&step, effects),
             Command::ForgetSegments(step) => self.topics.forget_before(&step, effects),
         })
+    }
+
+    /// About how many bytes go along when a queue leaves this group.
+    pub fn bytes_of_queue(&self, topic: &str, queue: u32) -> usize {
+        self.consumer_offsets.bytes_of_queue(topic, queue) + self.locks.bytes_of_queue(topic, queue)
     }
 
     fn trim<E>(

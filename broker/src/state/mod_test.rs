@@ -8,7 +8,7 @@ use flotilla_controller::topic::TopicConfig;
 
 use super::effects::RecordChange;
 use super::forwarded::{INGRESSES_MAX, SEQUENCES_PER_INGRESS};
-use super::limits::{LOCK_LEASE_MS, LOCKS_MAX, LOCKS_PER_COMMAND_MAX, STORED_MESSAGE_BYTES_MIN};
+use super::limits::{LOCK_LEASE_MS, LOCKS_MAX, QUEUES_PER_TOPIC_MAX, STORED_MESSAGE_BYTES_MIN};
 use super::*;
 
 /// The controller's id of every topic here, unless a test is about ids.
@@ -166,9 +166,13 @@ fn update(group: &str, topic: &str, queue: u32, offset: i64) -> Command {
 }
 
 fn lock(client_id: &str, queues: &[u32], now_ms: i64) -> Command {
+    lock_of("CG", client_id, queues, now_ms)
+}
+
+fn lock_of(group: &str, client_id: &str, queues: &[u32], now_ms: i64) -> Command {
     let queues = queues.iter().map(|queue| ("T".to_owned(), *queue)).collect();
     Command::LockQueues {
-        group: "CG".to_owned(),
+        group: group.to_owned(),
         client_id: client_id.to_owned(),
         queues,
         now_ms,
@@ -297,6 +301,7 @@ fn a_late_delete_leaves_a_topic_made_again_with_its_offsets_and_locks() {
 #[test]
 fn a_lock_is_held_for_a_lease_after_its_last_renewal() {
     let mut bench = Bench::default();
+    bench.assign_topic("T", 4);
     assert_eq!(bench.apply(lock("c1", &[0, 1], 1_000)), locked(&[0, 1]));
     assert_eq!(
         bench.apply(lock("c2", &[1, 2], 2_000)),
@@ -313,18 +318,21 @@ fn a_lock_is_held_for_a_lease_after_its_last_renewal() {
 #[test]
 fn a_locks_fence_grows_with_every_owner_and_not_by_renewal() {
     let mut bench = Bench::default();
+    bench.assign_topic("T", 4);
     let fence = |bench: &Bench| bench.state.locks.get("CG", "T", 0).unwrap().fence;
     bench.apply(lock("c1", &[0], 0));
-    assert_eq!(fence(&bench), 1);
+    let given = bench.log_index;
+    assert_eq!(fence(&bench), given);
     bench.apply(lock("c1", &[0], 10));
-    assert_eq!(fence(&bench), 1);
+    assert_eq!(fence(&bench), given);
     bench.apply(lock("c2", &[0], LOCK_LEASE_MS + 10));
-    assert_eq!(fence(&bench), 3);
+    assert_eq!(fence(&bench), given + 2);
 }
 
 #[test]
 fn an_older_clock_does_not_shorten_a_lock() {
     let mut bench = Bench::default();
+    bench.assign_topic("T", 4);
     bench.apply(lock("c1", &[0], 100_000));
     bench.apply(lock("c1", &[0], 50_000));
     assert_eq!(bench.state.locks.get("CG", "T", 0).unwrap().renewed_ms, 100_000);
@@ -333,6 +341,7 @@ fn an_older_clock_does_not_shorten_a_lock() {
 #[test]
 fn only_the_holder_unlocks() {
     let mut bench = Bench::default();
+    bench.assign_topic("T", 4);
     bench.apply(lock("c1", &[0, 1], 0));
     let unlock = |client: &str| Command::UnlockQueues {
         group: "CG".to_owned(),
@@ -349,16 +358,23 @@ fn only_the_holder_unlocks() {
 #[test]
 fn expired_locks_are_swept_when_there_are_too_many() {
     let mut bench = Bench::default();
-    let queues: Vec<u32> = (0..LOCKS_MAX as u32).collect();
-    for (queues, now_ms) in queues.chunks(LOCKS_PER_COMMAND_MAX).zip(0..) {
-        bench.apply(lock("c1", queues, now_ms));
+    let queues: Vec<u32> = (0..QUEUES_PER_TOPIC_MAX).collect();
+    bench.assign_topic("T", QUEUES_PER_TOPIC_MAX);
+    let mut now_ms = 0;
+    let mut left = LOCKS_MAX;
+    while left > 0 {
+        let some = queues.len().min(left);
+        bench.apply(lock_of(&format!("CG{now_ms}"), "c1", &queues[..some], now_ms));
+        left -= some;
+        now_ms += 1;
     }
-    let more = |now_ms| lock("c2", &[LOCKS_MAX as u32], now_ms);
+    let last = format!("CG{}", now_ms - 1);
+    let more = |now_ms| lock("c2", &[0], now_ms);
     let refused = Reply::Refused(Refusal::LimitReached("locks"));
     assert_eq!(bench.apply(more(LOCK_LEASE_MS - 1)), refused);
-    assert_eq!(bench.apply(more(LOCK_LEASE_MS)), locked(&[LOCKS_MAX as u32]));
-    assert!(bench.state.locks.get("CG", "T", 0).is_none(), "of the first command");
-    assert!(bench.state.locks.get("CG", "T", LOCKS_MAX as u32 - 1).is_some());
+    assert_eq!(bench.apply(more(LOCK_LEASE_MS)), locked(&[0]));
+    assert!(bench.state.locks.get("CG0", "T", 0).is_none(), "of the first command");
+    assert!(bench.state.locks.get(&last, "T", 0).is_some());
     bench.check_records();
 }
 
@@ -404,6 +420,7 @@ fn forgetting_a_subscription_group_takes_members_and_locks_and_offsets_if_asked(
 #[test]
 fn a_lock_of_another_group_stays_when_a_group_is_forgotten() {
     let mut bench = Bench::default();
+    bench.assign_topic("T", 4);
     bench.apply(lock("c1", &[0], 0));
     bench.apply(Command::ForgetSubscriptionGroup {
         group: "C".to_owned(),

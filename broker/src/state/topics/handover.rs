@@ -80,6 +80,8 @@ pub struct Intent {
     pub reserved: Option<u32>,
     /// Up to this generation nothing is opened here, and no seal names it.
     pub barred: u32,
+    /// What followed the newest of the segments here that are forgotten.
+    pub gone: Option<Successor>,
 }
 
 /// One step of the move of one queue.
@@ -160,7 +162,7 @@ impl Topic {
     }
 
     /// The segment here that a read at `offset` is for: the one that holds it, or would if it were longer. Offsets
-    /// before all of them belong to the first.
+    /// before all of them belong to the first, unless there were others before it.
     pub fn segment_at(&self, number: u32, offset: i64) -> Option<&Queue> {
         let open = self.queue(number);
         let all = open
@@ -173,15 +175,21 @@ impl Topic {
             }
             last = Some(segment);
         }
-        last
+        last.filter(|_| self.gone(number).is_none())
     }
 
-    /// Where a queue that was here went last; `None` while it is open here or if it never was.
+    fn gone(&self, number: u32) -> Option<Successor> {
+        self.intents.get(&number)?.gone
+    }
+
+    /// Where a queue that was here went: last, if it is not open here; else, from the segments that are forgotten.
+    /// `None` if it never was here before.
     pub fn moved_to(&self, number: u32) -> Option<Successor> {
-        match self.queue(number) {
-            Some(_) => None,
-            None => self.sealed_of(number).next_back().map(Sealed::successor),
-        }
+        let sealed = self
+            .sealed_of(number)
+            .next_back()
+            .filter(|_| self.queue(number).is_none());
+        sealed.map(Sealed::successor).or_else(|| self.gone(number))
     }
 
     /// The newest generation of a queue that is, was or must not be opened here any more; 0 if there is none.
@@ -189,7 +197,8 @@ impl Topic {
         let open = self.queue(number).map_or(0, |queue| queue.generation);
         let sealed = self.sealed_of(number).next_back().map_or(0, |sealed| sealed.next);
         let barred = self.intents.get(&number).map_or(0, |intent| intent.barred);
-        open.max(sealed).max(barred)
+        let gone = self.gone(number).map_or(0, |gone| gone.generation);
+        open.max(sealed).max(barred).max(gone)
     }
 
     /// Why a queue without an open segment here takes nothing.
@@ -221,6 +230,10 @@ impl Topic {
         change(intent);
         let mut out = Encoder::starting(&[INTENT_RECORD_VERSION]);
         out.u32(intent.reserved.unwrap_or(0)).u32(intent.barred);
+        out.bool(intent.gone.is_some());
+        if let Some(gone) = intent.gone {
+            out.u32(gone.generation).u16(gone.group).i64(gone.start);
+        }
         let key = Key::new(records::INTENT).u64(QueueId::new(self.id, number).0);
         effects.put(key.finish(), out.finish());
     }
@@ -302,6 +315,10 @@ impl Topics {
         if open_here.is_some() || topic.newest_generation(queue) >= generation {
             return Reply::Refused(Refusal::StaleGeneration);
         }
+        let reserved = topic.intents.get(&queue).and_then(|intent| intent.reserved);
+        if reserved.is_some_and(|reserved| reserved > generation) {
+            return Reply::Refused(Refusal::StaleGeneration);
+        }
         topic.intend(queue, effects, |intent| intent.reserved = Some(generation));
         Reply::Done
     }
@@ -318,7 +335,8 @@ impl Topics {
         let sealed = topic
             .sealed_of(step.queue)
             .any(|sealed| sealed.next >= step.generation || sealed.queue.generation >= step.generation);
-        if opened || sealed {
+        let gone = topic.gone(step.queue);
+        if opened || sealed || gone.is_some_and(|gone| gone.generation >= step.generation) {
             return Reply::Refused(Refusal::TooLate);
         }
         topic.intend(step.queue, effects, |intent| {
@@ -392,7 +410,10 @@ impl Topics {
             .is_some_and(|queue| queue.generation >= step.generation)
             || topic
                 .sealed_of(step.queue)
-                .any(|sealed| sealed.queue.generation >= step.generation);
+                .any(|sealed| sealed.queue.generation >= step.generation)
+            || topic
+                .gone(step.queue)
+                .is_some_and(|gone| gone.generation > step.generation);
         if was_opened {
             return (Reply::Done, false);
         }
@@ -438,6 +459,25 @@ impl Topics {
         Reply::Done
     }
 
+    /// Forgets the offsets of a deleted consumer group that were put aside, so that no move brings them back.
+    pub(in crate::state) fn forget_offsets_aside(&mut self, group: &str, effects: &mut Effects) {
+        for topic in self.by_id.values_mut() {
+            let mut changed = Vec::new();
+            for (place, sealed) in &mut topic.sealed {
+                if let Some(aside) = &mut sealed.aside {
+                    let before = aside.offsets.len();
+                    aside.offsets.retain(|(name, _)| name != group);
+                    if aside.offsets.len() < before {
+                        changed.push(*place);
+                    }
+                }
+            }
+            for (number, generation) in changed {
+                topic.record_segment(number, generation, effects);
+            }
+        }
+    }
+
     /// Forgets sealed segments older than the step's generation: the controller does not list them any more.
     pub(in crate::state) fn forget_before(&mut self, step: &Step, effects: &mut Effects) -> Reply {
         let topic = match self.of_step(step) {
@@ -455,6 +495,7 @@ impl Topics {
             if let Some(sealed) = topic.sealed.remove(&(step.queue, *generation)) {
                 effects.delete(sealed_key(id, *generation));
                 effects.delete_range(index(sealed.queue.start), index(sealed.queue.max_offset));
+                topic.intend(step.queue, effects, |intent| intent.gone = Some(sealed.successor()));
             }
         }
         self.queues -= old.len() as u64;
@@ -501,6 +542,14 @@ impl Topics {
         let intent = Intent {
             reserved: Some(from.u32()?).filter(|reserved| *reserved > 0),
             barred: from.u32()?,
+            gone: match from.bool()? {
+                false => None,
+                true => Some(Successor {
+                    generation: from.u32()?,
+                    group: from.u16()?,
+                    start: from.i64()?,
+                }),
+            },
         };
         from.finish()?;
         let topic = self.by_id.get_mut(&id.topic()).ok_or(Malformed)?;

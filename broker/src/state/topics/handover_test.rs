@@ -273,7 +273,11 @@ fn segments_that_came_and_went_are_read_trimmed_and_forgotten_one_by_one() {
     assert_eq!(segment(&a, 1), (0, 2, 2));
     assert_eq!(segment(&a, 5), (4, 6, 6));
     assert_eq!(apply(&mut a, Command::ForgetSegments(step(3))), Reply::Done);
-    assert_eq!(segment(&a, 1), (4, 6, 6), "the first one is forgotten");
+    let topic = a.state.topics.get(TOPIC).unwrap();
+    assert_eq!(topic.segment_at(QUEUE, 1), None, "the first one is forgotten");
+    assert_eq!(segment(&a, 5), (4, 6, 6));
+    let went = topic.moved_to(QUEUE).unwrap();
+    assert_eq!((went.generation, went.start), (2, 2), "what it was is remembered");
     assert_eq!(a.state.topics.queue_by_id(id).unwrap().generation, 5);
     a.check_records();
 }
