@@ -73,7 +73,7 @@ impl Metrics {
                 Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)),
             )
         };
-        Self {
+        let metrics = Self {
             messages_in: counter(
                 "flotilla_messages_in_total",
                 "messages stored for producers that asked this node",
@@ -114,7 +114,17 @@ impl Metrics {
             ),
             peers_refused: counters("flotilla_peers_refused_total", "peer connections refused", "reason"),
             registry,
-        }
+        };
+        // There from the start, so that a 0 can be told from nothing.
+        metrics.segment_bytes();
+        metrics
+    }
+}
+
+impl Metrics {
+    /// Bytes of segments sent to other Raft groups. Nothing sends any: this says so where it can be watched.
+    pub fn segment_bytes(&self) -> IntCounter {
+        self.transfer_bytes.with_label_values(&["segment"])
     }
 }
 

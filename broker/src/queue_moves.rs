@@ -273,6 +273,8 @@ enum Ended {
 async fn advance(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task) -> Result<Ended, String> {
     // What this replica led before it applied everything may be behind.
     replica.group.read_index().await.map_err(|error| error.to_string())?;
+    let copied = broker.metrics.segment_bytes();
+    let copied_before = copied.get();
     let ended = match sealed(replica, &task.step) {
         Some(ended) => ended,
         None => {
@@ -319,7 +321,7 @@ async fn advance(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task) -> R
     let outcome = MoveOutcome::Opened {
         end_offset: end,
         writer_pause_ms: pause,
-        bytes_copied: 0,
+        bytes_copied: copied.get() - copied_before,
     };
     end_move(broker, task, outcome).await?;
     Ok(Ended::Moved { end, pause })

@@ -204,6 +204,12 @@ impl Metrics {
         self.0.get(&(name.to_owned(), labels.collect())).copied()
     }
 
+    /// The sum of all values of a name, whatever their labels.
+    pub fn sum(&self, name: &str) -> f64 {
+        let of_name = self.0.iter().filter(|((known, _), _)| known == name);
+        of_name.map(|(_, value)| value).sum()
+    }
+
     /// Whether there is any value of this name.
     pub fn has(&self, name: &str) -> bool {
         self.0.keys().any(|(known, _)| known == name)

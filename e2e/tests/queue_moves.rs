@@ -36,6 +36,10 @@ const STEPS: [&str; 11] = [
     "end-logged",
     "start-logged",
 ];
+/// Messages of the topic whose queues move, and the bytes of each.
+const MESSAGES: u32 = 600;
+const BODY_BYTES: usize = 64 * 1024;
+const TRANSFERRED: &str = "flotilla_group_transfer_bytes_total";
 /// No queue is without a writer for longer: an election and a second, and what a busy machine adds.
 const WITHOUT_WRITER: Duration = Duration::from_secs(3);
 /// Moves of a whole group end, with all nodes alive.
@@ -208,4 +212,48 @@ fn whoever_dies_at_whatever_step_of_a_move_it_ends_and_nothing_is_lost() {
     let report = history::check(&history);
     progress::line(format!("{report}"));
     assert!(report.violations.is_empty(), "{report}");
+}
+
+/// All bytes that went over the sockets between nodes, whatever they were for.
+fn bytes_between_nodes(cluster: &Cluster) -> Result<f64> {
+    let mut sum = 0.0;
+    for node in 0..cluster.len() {
+        let metrics = cluster.http(node).metrics()?;
+        sum += metrics.sum(TRANSFERRED);
+        let segments = metrics.get(TRANSFERRED, &[("purpose", "segment")]);
+        ensure!(segments == Some(0.0), "segments were copied: {segments:?}");
+    }
+    Ok(sum)
+}
+
+#[test]
+fn a_move_takes_no_stored_byte_along() {
+    let cluster = Cluster::start(3).expect("three nodes start");
+    cluster.http(0).create_topic(TOPIC, QUEUES).expect("topic");
+    let mut client = cluster.client(0).expect("connect");
+    let body = "x".repeat(BODY_BYTES);
+    for number in 0..MESSAGES {
+        client.send(TOPIC, number % QUEUES, &body).expect("send");
+    }
+    cluster.await_alike(ALIKE).expect("replicas are alike");
+    let group = owners(&cluster).expect("owners").remove(0);
+    let before = bytes_between_nodes(&cluster).expect("metrics");
+    let path = format!("/v1/groups/{group}/drain");
+    let moved = moves::carry_out(&cluster.http(0), &path, MOVED).expect("moves");
+    let sent = bytes_between_nodes(&cluster).expect("metrics") - before;
+    report("moved in silence", &moved);
+    let stored = moved.len() * (MESSAGES / QUEUES) as usize * BODY_BYTES;
+    progress::line(format!(
+        "{stored} bytes stored in the queues that moved, {sent} bytes between nodes meanwhile"
+    ));
+    assert!(moved.len() == (QUEUES / 3) as usize, "{moved:?}");
+    assert!(before > 2.0 * stored as f64, "replication counts: {before}");
+    assert!(sent < stored as f64 / 20.0, "{sent} of {stored} bytes");
+    // And they are all there, through a node that has the queue elsewhere now.
+    let dump = cluster
+        .client(1)
+        .and_then(|mut client| client.dump(TOPIC, QUEUES))
+        .expect("read");
+    let messages: usize = dump.0.values().map(|queue| queue.messages.len()).sum();
+    assert_eq!(messages, MESSAGES as usize);
 }
