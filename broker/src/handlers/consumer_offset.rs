@@ -42,9 +42,13 @@ pub async fn route(
         check_group(group)?;
         consumer_groups::used(broker, group, false).await;
     }
-    let answer = forward::at_owner(broker, owned, request, origin, repeat).await?;
-    if answer.code != response::QUERY_NOT_FOUND || repeat == Repeat::Harmful {
-        return Ok(answer);
+    let answer = forward::at_owner(broker, owned, request, origin, repeat).await;
+    let code = match &answer {
+        Ok(answer) => answer.code,
+        Err(failure) => failure.code_and_remark().0,
+    };
+    if code != response::QUERY_NOT_FOUND || repeat == Repeat::Harmful {
+        return answer;
     }
     // The owner knows its own segment only: whether the queue is young the first one tells.
     let asked = QueryConsumerOffsetHeader::decode(&request.fields)?;
@@ -53,7 +57,7 @@ pub async fn route(
     if moved && asked.set_zero_if_not_found != Some(false) && offset::first(broker, header.topic, queue).await? == 0 {
         return Ok(offset_answer(request, 0));
     }
-    Ok(answer)
+    answer
 }
 
 fn offset_answer(request: &RemotingCommand, offset: i64) -> RemotingCommand {
