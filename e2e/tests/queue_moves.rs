@@ -47,6 +47,7 @@ const MOVED: Duration = Duration::from_secs(20);
 /// The same with a node killed in the middle, which may take an election and its return.
 const MOVED_DESPITE: Duration = Duration::from_secs(60);
 const SERVED: Duration = Duration::from_secs(20);
+const LED_APART: Duration = Duration::from_secs(20);
 const ALIKE: Duration = Duration::from_secs(60);
 
 fn owners(cluster: &Cluster) -> Result<Vec<String>> {
@@ -128,20 +129,31 @@ fn queues_leave_a_group_and_come_back_and_nobody_notices() {
     assert!(report.acked > 1_000, "{report}");
 }
 
-/// Two Raft groups that different nodes lead: the one a queue leaves, with its queues, and the one they go to.
+/// A Raft group that queues leave, with these, and another one that they go to. Different nodes lead the two: after some
+/// deaths one node may lead everything, and is asked to give something away.
 fn two_groups(cluster: &Cluster, random: &mut StdRng) -> Result<(Vec<u32>, String, String)> {
     let owners = owners(cluster)?;
-    let leaders = cluster.leaders()?;
-    let used: BTreeSet<&String> = owners.iter().collect();
-    let pairs = used.into_iter().flat_map(|from| {
-        let leader_of_from = leaders.get(from);
-        let others = leaders
+    let used: Vec<&String> = owners.iter().collect::<BTreeSet<_>>().into_iter().collect();
+    let from = (*used.choose(random).context("an owner")?).clone();
+    let groups = cluster.groups()?;
+    let others: Vec<&String> = groups.iter().filter(|group| **group != from).collect();
+    let to = (*others.choose(random).context("another group")?).clone();
+    wait::until("groups led by different nodes", LED_APART, || {
+        let leaders = cluster.leaders()?;
+        let (Some(old), Some(new)) = (leaders.get(&from), leaders.get(&to)) else {
+            return Ok(None);
+        };
+        if old != new {
+            return Ok(Some(()));
+        }
+        let other = cluster
+            .nodes()
             .iter()
-            .filter(move |(to, leader)| *to != from && leader_of_from != Some(*leader));
-        others.map(move |(to, _)| (from.clone(), to.clone()))
-    });
-    let pairs: Vec<_> = pairs.collect();
-    let (from, to) = pairs.choose(random).context("groups led by different nodes")?.clone();
+            .find(|node| node.name != cluster.nodes()[*old].name);
+        let wanted = json!({ "node": other.context("another node")?.name });
+        cluster.http(*old).post(&format!("/v1/groups/{to}/leader"), &wanted)?;
+        Ok(None)
+    })?;
     let queues = (0..).zip(&owners).filter(|(_, owner)| **owner == from);
     Ok((queues.map(|(queue, _)| queue).collect(), from, to))
 }
