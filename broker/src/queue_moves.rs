@@ -294,7 +294,7 @@ async fn advance(broker: &Arc<Broker>, replica: &Arc<Replica>, task: &Task) -> R
                 now_ms: now_ms(),
             };
             match here(replica, &seal).await {
-                Ok(_) => {}
+                Ok(()) => {}
                 Err(NotDone::Refused(reason)) => return give_up(broker, replica, task, reason).await,
                 Err(other) => return Err(other.to_string()),
             }
@@ -350,7 +350,7 @@ async fn reserve(broker: &Arc<Broker>, task: &Task) -> Result<(), String> {
         generation: task.step.generation,
     };
     let reserved = at_group(broker, task.to, &reserve, RESERVE_MAX).await;
-    reserved.map(drop).map_err(|reason| {
+    reserved.map_err(|reason| {
         let to = broker.group_name(task.to);
         format!("{to} did not reserve the queue: {reason}")
     })

@@ -13,6 +13,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use crate::metadata::{Metadata, Topic};
+use crate::queue_move::MoveRequest;
 
 mod exchange;
 mod layout;
@@ -33,6 +34,17 @@ pub struct PlannedMove {
     pub to: u16,
     /// Why, for people.
     pub reason: String,
+}
+
+impl PlannedMove {
+    /// What has to be asked for to have it carried out.
+    pub fn request(&self) -> MoveRequest {
+        MoveRequest {
+            topic: self.topic.clone(),
+            queue: self.queue,
+            to: self.to,
+        }
+    }
 }
 
 /// The fewest moves that even out open queues over the Raft groups that stay. `load` is what a queue, by topic id and

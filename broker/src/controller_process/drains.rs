@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use flotilla_controller::metadata::Metadata;
-use flotilla_controller::planning;
+use flotilla_controller::planning::{self, PlannedMove};
 use flotilla_controller::queue_move::MoveRequest;
 use flotilla_controller::state::limits::MOVES_PER_COMMAND_MAX;
 use tokio::time::Instant;
@@ -46,12 +46,8 @@ impl Drains {
 
 /// Moves out of a draining group, as many as one command starts.
 pub fn moves_out(metadata: &Metadata, group: u16) -> Vec<MoveRequest> {
-    let planned = planning::drain(metadata, group).into_iter();
-    let requests = planned.map(|planned| MoveRequest {
-        topic: planned.topic,
-        queue: planned.queue,
-        to: planned.to,
-    });
+    let planned = planning::drain(metadata, group);
+    let requests = planned.iter().map(PlannedMove::request);
     requests.take(MOVES_PER_COMMAND_MAX).collect()
 }
 

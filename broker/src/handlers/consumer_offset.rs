@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use flotilla_api::remoting::codes::response;
 use flotilla_api::remoting::frame::RemotingCommand;
-use flotilla_api::remoting::headers::offset::{
-    OffsetResponse, QueryConsumerOffsetHeader, QueueHeader, UpdateConsumerOffsetHeader,
-};
+use flotilla_api::remoting::headers::offset::{QueryConsumerOffsetHeader, QueueHeader, UpdateConsumerOffsetHeader};
 
 use super::{offset, propose};
 use crate::consumer_groups;
@@ -55,14 +53,8 @@ pub async fn route(
     let queue = u32::try_from(header.queue).unwrap_or(u32::MAX);
     let moved = broker.segments(header.topic, queue).len() > 1;
     if moved && asked.set_zero_if_not_found != Some(false) && offset::first(broker, header.topic, queue).await? == 0 {
-        return Ok(offset_answer(request, 0));
+        return Ok(offset::answer(request, 0));
     }
-    answer
-}
-
-fn offset_answer(request: &RemotingCommand, offset: i64) -> RemotingCommand {
-    let mut answer = RemotingCommand::response(request, response::SUCCESS);
-    OffsetResponse { offset }.encode(&mut answer.fields);
     answer
 }
 
@@ -81,9 +73,7 @@ pub async fn query(replica: &Replica, request: &RemotingCommand) -> Result<Remot
     check_group(header.consumer_group)?;
     replica.group.read_index().await?;
     let queue = u32::try_from(header.queue).map_err(|_| not_found())?;
-    if replica.state.generation(header.topic, queue).is_none() {
-        return Err(offset::not_here(replica, header.topic, queue));
-    }
+    offset::open_generation(replica, header.topic, queue)?;
     let offset = match replica
         .state
         .consumer_offset(header.consumer_group, header.topic, queue)
@@ -98,7 +88,7 @@ pub async fn query(replica: &Replica, request: &RemotingCommand) -> Result<Remot
             }
         }
     };
-    Ok(offset_answer(request, offset))
+    Ok(offset::answer(request, offset))
 }
 
 /// Stores a consumer offset as given, also when it goes back.
@@ -115,9 +105,7 @@ pub async fn update(replica: &Replica, request: &RemotingCommand) -> Result<Remo
     if commit_offset < 0 {
         return Err(Failure::invalid(format!("consumer offset {commit_offset}")));
     }
-    if replica.state.generation(topic, queue).is_none() {
-        return Err(offset::not_here(replica, topic, queue));
-    }
+    offset::open_generation(replica, topic, queue)?;
     let update = Command::UpdateConsumerOffsets(vec![OffsetUpdate {
         group: consumer_group.to_owned(),
         topic: topic.to_owned(),

@@ -135,6 +135,12 @@ fn asked_segment(
     segment.ok_or_else(|| not_here(replica, topic, queue))
 }
 
+/// The generation of a queue's open segment, or why it is not in this Raft group.
+pub(super) fn open_generation(replica: &Replica, topic: &str, queue: u32) -> Result<u32, Failure> {
+    let generation = replica.state.generation(topic, queue);
+    generation.ok_or_else(|| not_here(replica, topic, queue))
+}
+
 /// Why a segment of a queue is not in a Raft group.
 pub fn not_here(replica: &Replica, topic: &str, queue: u32) -> Failure {
     match replica.state.moved_to(topic, queue) {
@@ -154,7 +160,8 @@ fn timestamp_answer(request: &RemotingCommand, timestamp: i64) -> RemotingComman
     answer
 }
 
-fn answer(request: &RemotingCommand, offset: i64) -> RemotingCommand {
+/// A queue offset as these questions are answered.
+pub(super) fn answer(request: &RemotingCommand, offset: i64) -> RemotingCommand {
     let mut answer = RemotingCommand::response(request, response::SUCCESS);
     OffsetResponse { offset }.encode(&mut answer.fields);
     answer

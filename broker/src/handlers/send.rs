@@ -19,8 +19,8 @@ use flotilla_api::{batch, message_id, names, properties, tag};
 use flotilla_controller::metadata::Topic;
 use flotilla_controller::topic::{PERM_WRITE, TopicConfig};
 
-use super::propose;
 use super::send_properties::{self, REGION};
+use super::{offset, propose};
 use crate::error::{Failure, check_topic};
 use crate::forward::{self, Repeat};
 use crate::node::{Broker, Owned};
@@ -120,14 +120,10 @@ pub async fn send(
 
 /// The generation of a queue's open segment. Whoever asks while it is not open here yet, or no more, looks again.
 fn open_generation(replica: &Replica, topic: &str, queue: u32, mark: Option<ForwardMark>) -> Result<u32, Failure> {
-    if let Some(generation) = replica.state.generation(topic, queue) {
-        return Ok(generation);
-    }
-    match replica.state.moved_to(topic, queue) {
+    match offset::open_generation(replica, topic, queue) {
         // It may have been stored before the queue moved, and apply knows: under its new generation it is refused.
-        Some(successor) if mark.is_some_and(|mark| mark.repeated) => Ok(successor.generation),
-        Some(successor) => Err(Failure::Moved(successor)),
-        None => Err(Failure::not_open(topic, queue)),
+        Err(Failure::Moved(successor)) if mark.is_some_and(|mark| mark.repeated) => Ok(successor.generation),
+        generation => generation,
     }
 }
 

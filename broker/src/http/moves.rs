@@ -195,7 +195,7 @@ pub async fn drain(broker: &Arc<Broker>, group: &str) -> Result<Answer, Problem>
         let detail = format!("no queue can leave {group}: topics of {queues} queues are pinned to no other open group");
         return Err(Problem::new(StatusCode::CONFLICT, detail).refused());
     }
-    set_draining(broker, group, true).await?;
+    set_draining(broker, number, true).await?;
     let started = carry_out(broker, move |metadata: &Metadata| planning::drain(metadata, number)).await?;
     let (_, held) = planned(broker, held).await?;
     let started = Moves {
@@ -207,17 +207,14 @@ pub async fn drain(broker: &Arc<Broker>, group: &str) -> Result<Answer, Problem>
 
 /// `POST /v1/groups/{group}/reopen`: the group may get queues again. What is leaving leaves.
 pub async fn reopen(broker: &Arc<Broker>, group: &str) -> Result<Answer, Problem> {
-    set_draining(broker, group, false).await?;
+    topic_changes::catch_up(broker).await;
+    let number = group_number(broker, group).map_err(Problem::refused)?;
+    set_draining(broker, number, false).await?;
     Ok(Answer::ok(document(&Moves::default()), epoch(broker)))
 }
 
-async fn set_draining(broker: &Arc<Broker>, group: &str, draining: bool) -> Result<(), Problem> {
-    topic_changes::catch_up(broker).await;
-    let number = group_number(broker, group).map_err(Problem::refused)?;
-    let command = Command::SetDraining {
-        group: number,
-        draining,
-    };
+async fn set_draining(broker: &Arc<Broker>, group: u16, draining: bool) -> Result<(), Problem> {
+    let command = Command::SetDraining { group, draining };
     let reply = broker.controllers.propose(command).await?;
     arrived(broker, reply.epoch()).await?;
     Ok(())
@@ -302,11 +299,7 @@ async fn start_all(broker: &Arc<Broker>, plan: &[PlannedMove], started: &mut Vec
     for reason in reasons {
         let same: Vec<&PlannedMove> = plan.iter().filter(|planned| short_reason(planned) == reason).collect();
         for part in same.chunks(MOVES_PER_COMMAND_MAX) {
-            let requests = part.iter().map(|planned| MoveRequest {
-                topic: planned.topic.clone(),
-                queue: planned.queue,
-                to: planned.to,
-            });
+            let requests = part.iter().map(|planned| planned.request());
             started.extend(start(broker, requests.collect(), reason).await?);
         }
     }

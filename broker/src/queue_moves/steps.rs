@@ -29,7 +29,7 @@ pub enum NotDone {
 }
 
 /// Logs a step in the group led here.
-pub async fn here(replica: &Replica, step: &Command) -> Result<Reply, NotDone> {
+pub async fn here(replica: &Replica, step: &Command) -> Result<(), NotDone> {
     let unknown = |error: String| NotDone::Unknown(error);
     let proposed = replica.group.propose(vec![step.encode()]).await;
     let proposed = proposed.map_err(|error| unknown(Failure::from(error).code_and_remark().1))?;
@@ -39,7 +39,7 @@ pub async fn here(replica: &Replica, step: &Command) -> Result<Reply, NotDone> {
             Err(unknown(refusal.to_string()))
         }
         Some(Reply::Refused(refusal)) => Err(NotDone::Refused(refusal.to_string())),
-        Some(reply) => Ok(reply),
+        Some(_) => Ok(()),
         None => Err(unknown("no reply".to_owned())),
     }
 }
@@ -51,7 +51,7 @@ pub async fn at_group(broker: &Arc<Broker>, group: u16, step: &Command, patience
     loop {
         let seen = broker.leadership(group);
         let last = match (broker.led(group), seen.leader.as_deref()) {
-            (Some(replica), _) => here(&replica, step).await.map(drop),
+            (Some(replica), _) => here(&replica, step).await,
             (None, Some(leader)) if leader != broker.node => {
                 let call = forward::step_call(group, &step.encode());
                 let until = deadline.min(Instant::now() + super::TRY_MAX);
@@ -93,7 +93,7 @@ pub async fn serve(broker: &Arc<Broker>, group: u16, step: Bytes) -> Bytes {
         (None, _) => Err(NotDone::Unknown("does not lead it".to_owned())),
         (_, Err(_)) => Err(NotDone::Refused("malformed step".to_owned())),
     };
-    encode(&outcome.map(drop))
+    encode(&outcome)
 }
 
 /// `kind: 1 | text`: 0 done, 1 refused, 2 unknown.

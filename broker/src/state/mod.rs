@@ -113,12 +113,7 @@ impl State {
     ) -> Result<Reply, E> {
         Ok(match command {
             Command::AssignTopic(assignment) => {
-                let before = self.next_topic_id;
-                let reply = self.topics.assign(assignment, &mut self.next_topic_id, effects);
-                if self.next_topic_id != before {
-                    self.record_counters(effects);
-                }
-                reply
+                self.with_topic_ids(effects, |topics, ids, effects| topics.assign(assignment, ids, effects))
             }
             Command::DeleteTopic { topic, uid } => {
                 let reply = self.topics.delete(&topic, uid, effects);
@@ -177,28 +172,24 @@ impl State {
                 topic,
                 queue,
                 generation,
-            } => {
-                let before = self.next_topic_id;
-                let reply = self
-                    .topics
-                    .reserve(topic, queue, generation, &mut self.next_topic_id, effects);
-                if self.next_topic_id != before {
-                    self.record_counters(effects);
-                }
-                reply
-            }
-            Command::Bar(step) => self.topics.bar(&step, effects),
+            } => self.with_topic_ids(effects, |topics, ids, effects| {
+                topics
+                    .reserve(topic, queue, generation, ids, effects)
+                    .unwrap_or_else(Reply::Refused)
+            }),
+            Command::Bar(step) => self.topics.bar(&step, effects).unwrap_or_else(Reply::Refused),
             Command::Seal { step, to, now_ms } => {
                 let (offsets, locks) = (&mut self.consumer_offsets, &mut self.locks);
-                self.topics.seal(&step, (to, now_ms), effects, |effects| QueueState {
+                let sealed = self.topics.seal(&step, (to, now_ms), effects, |effects| QueueState {
                     last_store_time: -1,
                     offsets: offsets.take_out(&step.topic, step.queue, effects),
                     locks: locks.take_out(&step.topic, step.queue, effects),
-                })
+                });
+                sealed.unwrap_or_else(Reply::Refused)
             }
             Command::Open(opening) => {
-                let (reply, opened) = self.topics.open(&opening, effects);
-                if opened {
+                let opened = self.topics.open(&opening, effects);
+                if opened == Ok(true) {
                     let Opening { step, state, .. } = &opening;
                     // Left over from the last time the queue was here, if anything is.
                     self.consumer_offsets.take_out(&step.topic, step.queue, effects);
@@ -208,11 +199,25 @@ impl State {
                     self.locks
                         .take_in(&step.topic, step.queue, &state.locks, log_index, effects);
                 }
-                reply
+                opened.map_or_else(Reply::Refused, |_| Reply::Done)
             }
-            Command::Delivered(step) => self.topics.delivered(&step, effects),
-            Command::ForgetSegments(step) => self.topics.forget_before(&step, effects),
+            Command::Delivered(step) => self.topics.delivered(&step, effects).unwrap_or_else(Reply::Refused),
+            Command::ForgetSegments(step) => self.topics.forget_before(&step, effects).unwrap_or_else(Reply::Refused),
         })
+    }
+
+    /// Runs what may give out ids of topics, and records how far they are given out.
+    fn with_topic_ids(
+        &mut self,
+        effects: &mut Effects,
+        change: impl FnOnce(&mut Topics, &mut u32, &mut Effects) -> Reply,
+    ) -> Reply {
+        let before = self.next_topic_id;
+        let reply = change(&mut self.topics, &mut self.next_topic_id, effects);
+        if self.next_topic_id != before {
+            self.record_counters(effects);
+        }
+        reply
     }
 
     /// About how many bytes go along when a queue leaves this group.

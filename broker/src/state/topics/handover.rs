@@ -275,7 +275,7 @@ impl Topics {
         generation: u32,
         next_topic_id: &mut u32,
         effects: &mut Effects,
-    ) -> Reply {
+    ) -> Result<Reply, Refusal> {
         let step = Step {
             topic: assignment.config.name.clone(),
             uid: assignment.uid,
@@ -283,10 +283,10 @@ impl Topics {
             generation,
         };
         if queue >= assignment.config.queues || !assignment.open.is_empty() {
-            return Reply::Refused(Refusal::QueueOutOfRange);
+            return Err(Refusal::QueueOutOfRange);
         }
         if self.queues >= QUEUES_MAX {
-            return Reply::Refused(Refusal::LimitReached("queues"));
+            return Err(Refusal::LimitReached("queues"));
         }
         if self.get(&step.topic).is_none() {
             // The assignment of that version is newer, so that what it opens here is not taken for known. A copy of
@@ -295,40 +295,33 @@ impl Topics {
                 version: assignment.version.saturating_sub(1),
                 ..assignment
             };
-            match self.assign(unassigned, next_topic_id, effects) {
-                Reply::Done => {}
-                refused => return refused,
+            if let Reply::Refused(refusal) = self.assign(unassigned, next_topic_id, effects) {
+                return Err(refusal);
             }
         }
-        let topic = match self.of_step(&step) {
-            Ok(topic) => topic,
-            Err(refusal) => return Reply::Refused(refusal),
-        };
+        let topic = self.of_step(&step)?;
         if queue as usize >= topic.queues.len() {
-            return Reply::Refused(Refusal::QueueOutOfRange);
+            return Err(Refusal::QueueOutOfRange);
         }
         let open_here = topic.queue(queue).map(|queue| queue.generation);
         if open_here == Some(generation) {
-            return Reply::Done;
+            return Ok(Reply::Done);
         }
         // A queue that went away names what followed: that may come back here only under a newer generation.
         if open_here.is_some() || topic.newest_generation(queue) >= generation {
-            return Reply::Refused(Refusal::StaleGeneration);
+            return Err(Refusal::StaleGeneration);
         }
         let reserved = topic.intents.get(&queue).and_then(|intent| intent.reserved);
         if reserved.is_some_and(|reserved| reserved > generation) {
-            return Reply::Refused(Refusal::StaleGeneration);
+            return Err(Refusal::StaleGeneration);
         }
         topic.intend(queue, effects, |intent| intent.reserved = Some(generation));
-        Reply::Done
+        Ok(Reply::Done)
     }
 
     /// Gives a move up in this group; refused once it cannot be undone here any more.
-    pub(in crate::state) fn bar(&mut self, step: &Step, effects: &mut Effects) -> Reply {
-        let topic = match self.of_step(step) {
-            Ok(topic) => topic,
-            Err(refusal) => return Reply::Refused(refusal),
-        };
+    pub(in crate::state) fn bar(&mut self, step: &Step, effects: &mut Effects) -> Result<Reply, Refusal> {
+        let topic = self.of_step(step)?;
         let opened = topic
             .queue(step.queue)
             .is_some_and(|queue| queue.generation >= step.generation);
@@ -337,7 +330,7 @@ impl Topics {
             .any(|sealed| sealed.next >= step.generation || sealed.queue.generation >= step.generation);
         let gone = topic.gone(step.queue);
         if opened || sealed || gone.is_some_and(|gone| gone.generation >= step.generation) {
-            return Reply::Refused(Refusal::TooLate);
+            return Err(Refusal::TooLate);
         }
         topic.intend(step.queue, effects, |intent| {
             intent.barred = intent.barred.max(step.generation);
@@ -345,7 +338,7 @@ impl Topics {
                 intent.reserved = None;
             }
         });
-        Reply::Done
+        Ok(Reply::Done)
     }
 
     /// Ends the open segment; the next one is opened in the group named, with the proposer's clock. `state` takes what is to be put aside out of the other tables.
@@ -355,26 +348,23 @@ impl Topics {
         (to, at_ms): (u16, i64),
         effects: &mut Effects,
         state: impl FnOnce(&mut Effects) -> QueueState,
-    ) -> Reply {
-        let topic = match self.of_step(step) {
-            Ok(topic) => topic,
-            Err(refusal) => return Reply::Refused(refusal),
-        };
+    ) -> Result<Reply, Refusal> {
+        let topic = self.of_step(step)?;
         let sealed = topic.sealed_of(step.queue).next_back();
         if let Some(sealed) = sealed.filter(|sealed| (sealed.next, sealed.to) == (step.generation, to)) {
-            return Reply::Sealed {
+            return Ok(Reply::Sealed {
                 end: sealed.queue.max_offset,
-            };
+            });
         }
         let barred = topic.intents.get(&step.queue).map_or(0, |intent| intent.barred);
         let Some(open) = topic.queue(step.queue) else {
-            return Reply::Refused(topic.not_open(step.queue));
+            return Err(topic.not_open(step.queue));
         };
         if step.generation <= open.generation.max(barred) {
-            return Reply::Refused(Refusal::StaleGeneration);
+            return Err(Refusal::StaleGeneration);
         }
         let Some(queue) = topic.queues.get_mut(step.queue as usize).and_then(Option::take) else {
-            return Reply::Refused(Refusal::QueueOutOfRange);
+            return Err(Refusal::QueueOutOfRange);
         };
         let (generation, end) = (queue.generation, queue.max_offset);
         let last_store_time = queue.last_store_time;
@@ -394,17 +384,13 @@ impl Topics {
         effects.delete(Key::new(records::QUEUE).u64(id).finish());
         topic.record_segment(step.queue, generation, effects);
         effects.handed_over.push((topic.name.clone(), step.queue));
-        Reply::Sealed { end }
+        Ok(Reply::Sealed { end })
     }
 
-    /// Opens a reserved segment. True with [`Reply::Done`] if that was not done before: then the rest of the state is
-    /// the caller's to take in.
-    pub(in crate::state) fn open(&mut self, opening: &Opening, effects: &mut Effects) -> (Reply, bool) {
+    /// Opens a reserved segment. True if that was not done before: then the rest of the state is the caller's to take in.
+    pub(in crate::state) fn open(&mut self, opening: &Opening, effects: &mut Effects) -> Result<bool, Refusal> {
         let Opening { step, start, state } = opening;
-        let topic = match self.of_step(step) {
-            Ok(topic) => topic,
-            Err(refusal) => return (Reply::Refused(refusal), false),
-        };
+        let topic = self.of_step(step)?;
         let was_opened = topic
             .queue(step.queue)
             .is_some_and(|queue| queue.generation >= step.generation)
@@ -415,14 +401,14 @@ impl Topics {
                 .gone(step.queue)
                 .is_some_and(|gone| gone.generation > step.generation);
         if was_opened {
-            return (Reply::Done, false);
+            return Ok(false);
         }
         let reserved = topic.intents.get(&step.queue).and_then(|intent| intent.reserved);
         if reserved != Some(step.generation) {
-            return (Reply::Refused(Refusal::NotReserved), false);
+            return Err(Refusal::NotReserved);
         }
         if !(0..=START_MAX).contains(start) || step.queue as usize >= topic.queues.len() {
-            return (Reply::Refused(Refusal::QueueOutOfRange), false);
+            return Err(Refusal::QueueOutOfRange);
         }
         topic.intend(step.queue, effects, |intent| intent.reserved = None);
         let open = OpenQueue {
@@ -437,15 +423,12 @@ impl Topics {
         topic.record_segment(step.queue, step.generation, effects);
         effects.handed_over.push((topic.name.clone(), step.queue));
         self.queues += 1;
-        (Reply::Done, true)
+        Ok(true)
     }
 
     /// The segment that follows is open: what was put aside for it is not needed any more.
-    pub(in crate::state) fn delivered(&mut self, step: &Step, effects: &mut Effects) -> Reply {
-        let topic = match self.of_step(step) {
-            Ok(topic) => topic,
-            Err(refusal) => return Reply::Refused(refusal),
-        };
+    pub(in crate::state) fn delivered(&mut self, step: &Step, effects: &mut Effects) -> Result<Reply, Refusal> {
+        let topic = self.of_step(step)?;
         let generation = topic
             .sealed_of(step.queue)
             .find(|sealed| sealed.next == step.generation && sealed.aside.is_some())
@@ -456,7 +439,7 @@ impl Topics {
             sealed.aside = None;
             topic.record_segment(step.queue, generation, effects);
         }
-        Reply::Done
+        Ok(Reply::Done)
     }
 
     /// Forgets the offsets of a deleted consumer group that were put aside, so that no move brings them back.
@@ -479,11 +462,8 @@ impl Topics {
     }
 
     /// Forgets sealed segments older than the step's generation: the controller does not list them any more.
-    pub(in crate::state) fn forget_before(&mut self, step: &Step, effects: &mut Effects) -> Reply {
-        let topic = match self.of_step(step) {
-            Ok(topic) => topic,
-            Err(refusal) => return Reply::Refused(refusal),
-        };
+    pub(in crate::state) fn forget_before(&mut self, step: &Step, effects: &mut Effects) -> Result<Reply, Refusal> {
+        let topic = self.of_step(step)?;
         let id = QueueId::new(topic.id, step.queue).0;
         let old: Vec<u32> = topic
             .sealed_of(step.queue)
@@ -499,7 +479,7 @@ impl Topics {
             }
         }
         self.queues -= old.len() as u64;
-        Reply::Done
+        Ok(Reply::Done)
     }
 
     pub(in crate::state) fn load_sealed(&mut self, mut key: Decoder<'_>, value: &[u8]) -> Result<(), Malformed> {
