@@ -5,6 +5,7 @@ mod admin_client;
 mod client;
 mod consume;
 mod moves;
+mod nodes;
 mod produce;
 mod serve;
 mod table;

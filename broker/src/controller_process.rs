@@ -9,6 +9,7 @@
 mod drains;
 mod duties;
 mod founding;
+mod replacements;
 mod server;
 
 use std::net::IpAddr;
@@ -197,6 +198,7 @@ impl ControllerProcess {
             founding,
             policy,
             members: members.clone(),
+            nodes: name_server.is_some().then(|| stage.clone()),
         };
         tasks.spawn(duties::keep_addresses(
             peers,

@@ -34,6 +34,19 @@ pub const END_LOGGED: &str = "end-logged";
 /// The leading controller wrote down that a move is wanted.
 pub const START_LOGGED: &str = "start-logged";
 
+/// The leading controller wrote down that members of a Raft group change.
+pub const MEMBERS_WANTED: &str = "members-wanted";
+/// A Raft group's leader is about to change the members.
+pub const MEMBERS_NEXT: &str = "members-next";
+/// It did.
+pub const MEMBERS_SET: &str = "members-set";
+/// A leader whose replica goes handed over.
+pub const HANDED_OVER: &str = "handed-over";
+/// The leading controller wrote down that a replica is gone.
+pub const REPLICA_ENDED: &str = "replica-ended";
+/// What a replica kept is about to be thrown away.
+pub const THROWN_AWAY_NEXT: &str = "thrown-away-next";
+
 /// The process comes to `point`.
 pub fn reached(point: &str) {
     let folder = FOLDER.get_or_init(|| std::env::var_os(VARIABLE).map(PathBuf::from));

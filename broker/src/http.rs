@@ -16,6 +16,7 @@ mod limits;
 mod messages;
 mod metrics;
 mod moves;
+mod nodes;
 mod openapi;
 mod operation;
 mod problem;

@@ -13,6 +13,7 @@ mod events;
 mod introduction;
 mod leader_duties;
 mod listeners;
+mod member_change;
 pub mod metadata_copy;
 mod peering;
 mod replica_keeper;
@@ -23,7 +24,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use flotilla_controller::feed::Feed;
-use flotilla_controller::metadata;
 use flotilla_controller::protocol::{Request, Response, Status, cluster_id_bytes};
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -100,11 +100,9 @@ impl Node {
 
         let registration = Registration {
             name: settings.node.clone(),
-            record: metadata::Node {
-                volume: volume.id().to_owned(),
-                zone: settings.zone.clone(),
-                peer: format!("{}:{}", settings.advertised_host(), ports.peer),
-            },
+            volume: volume.id().to_owned(),
+            zone: settings.zone.clone(),
+            peer: format!("{}:{}", settings.advertised_host(), ports.peer),
         };
         let (feed, controllers) = learn_cluster(&settings, &mut volume, &registration, metrics.clone()).await?;
         let (broker, appeared) = Broker::new(settings, feed, controllers, metrics)?;
@@ -311,13 +309,13 @@ async fn learn_cluster(
     let metadata = match copy {
         Some(copy) => {
             let known = copy.nodes.get(&registration.name);
-            if let Some(other) = known.filter(|node| node.volume != registration.record.volume) {
+            if let Some(other) = known.filter(|node| node.volume != registration.volume) {
                 bail!(
                     "node {} is registered with volume {}, this is volume {}: another disk took its place. Only an \
                      empty folder may take the name over, as a new replica",
                     registration.name,
                     other.volume,
-                    registration.record.volume
+                    registration.volume
                 );
             }
             Arc::new(copy)

@@ -313,6 +313,15 @@ impl Volume {
         Ok(folder)
     }
 
+    /// The Raft groups that were opened here and of which something is left in `folder`, by name.
+    pub fn kept_groups(&self, folder: &Path) -> Vec<String> {
+        let is_left = |name: &&String| {
+            let folder = self.folder.join(folder).join(name);
+            folder.is_dir() || removed_folder(&folder).is_dir()
+        };
+        self.label.opened.keys().filter(is_left).cloned().collect()
+    }
+
     fn write(&mut self, label: Label) -> Result<(), VolumeError> {
         let path = self.folder.join("volume.json");
         write_label(&path, &label).map_err(|reason| VolumeError::Io { path, reason })?;
@@ -324,6 +333,30 @@ impl Volume {
 /// A new id: 32 hexadecimal digits.
 pub fn new_id() -> String {
     format!("{:032x}", rand::random::<u128>())
+}
+
+/// Throws away what a Raft group kept in `folder`. Its replica id stays known to the volume, so it does not start empty. A
+/// crash leaves the folder as it was, or one under another name that goes when this is done again.
+pub fn remove_group(folder: &Path) -> Result<(), VolumeError> {
+    let removed = removed_folder(folder);
+    let remove = || {
+        if removed.exists() {
+            fs::remove_dir_all(&removed)?;
+        }
+        if folder.exists() {
+            fs::rename(folder, &removed)?;
+            fs::remove_dir_all(&removed)?;
+        }
+        Ok(())
+    };
+    remove().map_err(|reason| VolumeError::Io {
+        path: folder.to_owned(),
+        reason,
+    })
+}
+
+fn removed_folder(group: &Path) -> PathBuf {
+    group.with_extension("removed")
 }
 
 /// Takes the folder's lock, or says that another process has it.

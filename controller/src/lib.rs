@@ -6,10 +6,10 @@
 //! shell that keeps the state on disk. What comes out is the [`metadata`], which every process has a copy of in a
 //! [`feed::Feed`]: the feed remembers recent changes, so that a copy is brought up to date without sending it whole.
 //!
-//! Where queues had better be is the matter of [`planning`].
+//! Where queues had better be is the matter of [`planning`], which replicas had better be elsewhere that of [`replacement`].
 //!
 //! Reading order: [`metadata`], [`topic`], [`queue_move`], [`subscription_group`], [`state`], [`placement`],
-//! [`planning`], [`feed`], [`machine`].
+//! [`planning`], [`replacement`], [`feed`], [`machine`].
 
 pub mod feed;
 pub mod machine;
@@ -18,6 +18,7 @@ pub mod placement;
 pub mod planning;
 pub mod protocol;
 pub mod queue_move;
+pub mod replacement;
 pub mod state;
 pub mod subscription_group;
 pub mod topic;

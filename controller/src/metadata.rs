@@ -67,6 +67,8 @@ pub struct Policy {
     pub groups_per_node: usize,
     /// Raft groups in all, whatever the number of nodes; 0: as many as `groups_per_node` says.
     pub groups: usize,
+    /// How long a node may be silent before its replicas are re-created elsewhere, in milliseconds; 0: for ever.
+    pub replace_after_ms: u64,
     /// Make a topic when a client first sends to it.
     pub auto_create_topics: bool,
     /// Queues of a topic made without a number.
@@ -79,6 +81,7 @@ impl Default for Policy {
             replicas: 3,
             groups_per_node: 1,
             groups: 0,
+            replace_after_ms: 0,
             auto_create_topics: false,
             default_queues: 8,
         }
@@ -105,6 +108,9 @@ pub struct Node {
     pub zone: String,
     /// `host:port` of its peer port.
     pub peer: String,
+    /// Its replicas are re-created on other nodes, and it gets no others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub evacuating: bool,
 }
 
 /// A Raft group.
@@ -114,7 +120,7 @@ pub struct RaftGroup {
     pub name: String,
     /// The epoch in which it was made.
     pub creation: u64,
-    /// Where its replicas sit.
+    /// Where its replicas sit, those included that go.
     pub members: Vec<Replica>,
     /// The node that should lead it.
     pub preferred: String,
@@ -132,6 +138,9 @@ pub struct Replica {
     pub id: u64,
     /// Its node.
     pub node: String,
+    /// It goes, once all replicas that stay have a vote.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
 }
 
 /// A topic and where its queues lie.
@@ -232,6 +241,18 @@ impl Metadata {
     /// The Raft group that coordinates a consumer or producer group.
     pub fn coordinator(&self, client_group: &str) -> Option<u16> {
         self.slots.get(slot(client_group)).copied()
+    }
+}
+
+impl RaftGroup {
+    /// The replica on a node.
+    pub fn on(&self, node: &str) -> Option<&Replica> {
+        self.members.iter().find(|member| member.node == node)
+    }
+
+    /// The replicas that are to stay.
+    pub fn staying(&self) -> impl Iterator<Item = &Replica> {
+        self.members.iter().filter(|member| !member.leaving)
     }
 }
 

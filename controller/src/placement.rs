@@ -13,10 +13,11 @@ use crate::metadata::{Metadata, RaftGroup, Replica, SLOTS, Segment};
 use crate::state::{Counters, QueueCounts};
 
 /// The Raft groups that the policy asks for and that do not exist yet. None while there are fewer nodes than one group
-/// has replicas.
+/// has replicas; nodes that are being evacuated do not count.
 pub fn missing_groups(metadata: &Metadata, counters: &mut Counters, log_index: u64) -> Vec<(u16, RaftGroup)> {
     let policy = &metadata.cluster.policy;
-    let nodes = metadata.nodes.len();
+    let mut loads = Loads::of(metadata, |_| true);
+    let nodes = loads.0.len();
     if nodes == 0 || nodes < policy.replicas {
         return Vec::new();
     }
@@ -24,7 +25,6 @@ pub fn missing_groups(metadata: &Metadata, counters: &mut Counters, log_index: u
         0 => nodes.saturating_mul(policy.groups_per_node),
         groups => groups,
     };
-    let mut loads = Loads::of(metadata);
     let mut led = Vec::new();
     for _ in metadata.groups.len()..wanted {
         let Some(number) = counters.next_group() else { break };
@@ -38,6 +38,7 @@ pub fn missing_groups(metadata: &Metadata, counters: &mut Counters, log_index: u
             .map(|node| Replica {
                 id: counters.next_replica(),
                 node: node.to_owned(),
+                leaving: false,
             })
             .collect();
         let group = RaftGroup {
@@ -106,8 +107,8 @@ pub fn staying_groups(metadata: &Metadata, pinned: &[u16]) -> BTreeSet<u16> {
     }
 }
 
-/// What each node carries, in the order of their names.
-struct Loads<'a>(Vec<Load<'a>>);
+/// What each node that may get replicas carries, in the order of their names.
+pub struct Loads<'a>(Vec<Load<'a>>);
 
 struct Load<'a> {
     node: &'a str,
@@ -117,22 +118,37 @@ struct Load<'a> {
 }
 
 impl<'a> Loads<'a> {
-    fn of(metadata: &'a Metadata) -> Self {
+    /// Of the nodes that `may` get replicas and are not being evacuated.
+    pub fn of(metadata: &'a Metadata, may: impl Fn(&str) -> bool) -> Self {
         let mut preferred: BTreeMap<&str, usize> = BTreeMap::new();
         let mut replicas: BTreeMap<&str, usize> = BTreeMap::new();
         for group in metadata.groups.values() {
             *preferred.entry(&group.preferred).or_default() += 1;
-            for member in &group.members {
+            for member in group.staying() {
                 *replicas.entry(&member.node).or_default() += 1;
             }
         }
-        let loads = metadata.nodes.iter().map(|(name, node)| Load {
+        let nodes = metadata.nodes.iter();
+        let nodes = nodes.filter(|(name, node)| !node.evacuating && may(name.as_str()));
+        let loads = nodes.map(|(name, node)| Load {
             node: name,
             zone: &node.zone,
             replicas: replicas.get(name.as_str()).copied().unwrap_or(0),
             preferred: preferred.get(name.as_str()).copied().unwrap_or(0),
         });
         Self(loads.collect())
+    }
+
+    /// The node that gets a replica of a Raft group in place of another one: in a zone where none that stays is, if there
+    /// is such a node, then the one with the fewest replicas. None if all have one.
+    pub fn place_instead(&mut self, metadata: &Metadata, group: &RaftGroup, leaving: &str) -> Option<&'a str> {
+        let staying = group.staying().filter(|member| member.node != leaving);
+        let zones = staying.filter_map(|member| Some(metadata.nodes.get(&member.node)?.zone.as_str()));
+        let zones: BTreeSet<&str> = zones.collect();
+        let others = self.0.iter_mut().filter(|load| group.on(load.node).is_none());
+        let load = others.min_by_key(|load| (zones.contains(load.zone), load.replicas))?;
+        load.replicas += 1;
+        Some(load.node)
     }
 
     /// The node that leads one more Raft group: the one that leads the fewest.

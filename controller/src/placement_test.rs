@@ -18,6 +18,7 @@ fn add_node(metadata: &mut Metadata, name: &str, zone: &str) {
         volume: format!("volume of {name}"),
         zone: (*zone).to_owned(),
         peer: format!("{name}:10912"),
+        evacuating: false,
     };
     metadata.nodes.insert(name.to_owned(), node);
 }
@@ -37,7 +38,7 @@ fn places(metadata: &Metadata) -> Vec<String> {
 
 /// Least and most replicas, then least and most preferred groups, of any node.
 fn spread(metadata: &Metadata) -> [usize; 4] {
-    let loads = Loads::of(metadata).0;
+    let loads = Loads::of(metadata, |_| true).0;
     let replicas = || loads.iter().map(|load| load.replicas);
     let preferred = || loads.iter().map(|load| load.preferred);
     [

@@ -113,7 +113,6 @@ impl Cluster {
     }
 
     fn configure_controllers(&mut self) -> Result<()> {
-        let policy = (self.shape.replicas, self.shape.groups_per_node);
         let mut places: Vec<(String, Host, ControllerPorts)> = Vec::new();
         for number in 1..=self.shape.controllers {
             let name = format!("c{number}");
@@ -126,7 +125,7 @@ impl Cluster {
             .collect();
         for (name, host, ports) in places {
             let data = self.folder().join(&name);
-            let config = controller_toml(&name, &data, host.address, ports, &peers, policy);
+            let config = controller_toml(&name, &data, host.address, ports, &peers, &self.shape);
             let arguments = self.arguments("controller", &name, &config)?;
             self.controllers.push(Process::new(&name, host, ports, arguments, data));
         }
@@ -137,13 +136,29 @@ impl Cluster {
         let name = format!("n{}", self.nodes.len() + 1);
         let (data, ports) = (self.folder().join(&name), ports::free()?);
         let host = self.host(&name)?;
+        let arguments = self.configure_ports(&name, &host, ports)?;
+        self.nodes.push(Process::new(&name, host, ports, arguments, data));
+        Ok(())
+    }
+
+    /// Writes a node's configuration; returns what its process is started with.
+    fn configure_ports(&self, name: &str, host: &Host, ports: Ports) -> Result<Vec<String>> {
+        let data = self.folder().join(name);
         let controllers = self.controllers.iter();
         let controllers: Vec<String> = controllers
             .map(|controller| format!("{}:{}", controller.host.address, controller.ports.controller))
             .collect();
-        let config = broker_toml(&name, &data, host.address, ports, &controllers);
-        let arguments = self.arguments("broker", &name, &config)?;
-        self.nodes.push(Process::new(&name, host, ports, arguments, data));
+        let config = broker_toml(name, &data, host.address, ports, &controllers);
+        self.arguments("broker", name, &config)
+    }
+
+    /// Gives a node that is down other ports, as a machine that comes back with another address.
+    pub fn readdress(&mut self, number: usize) -> Result<()> {
+        let node = &self.nodes[number];
+        ensure!(!node.is_running(), "{} runs", node.name);
+        let ports = ports::free()?;
+        self.configure_ports(&node.name, &node.host, ports)?;
+        self.nodes[number].ports = ports;
         Ok(())
     }
 

@@ -74,6 +74,8 @@ fn connected(kept: &mut Option<Client>, address: SocketAddr) -> Option<&mut Clie
 pub struct Traffic {
     topic: String,
     queues: u32,
+    /// Places of the nodes that it goes through.
+    nodes: Vec<usize>,
     begun: Instant,
     log: Arc<Mutex<Vec<Attempt>>>,
     stop: Arc<AtomicBool>,
@@ -84,11 +86,17 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Begins on a topic that has so many queues.
+    /// Begins on a topic that has so many queues, through all nodes.
     pub fn start(cluster: &Cluster, topic: &str, queues: u32) -> Self {
+        Self::through(cluster, 0..cluster.len(), topic, queues)
+    }
+
+    /// Begins through these nodes alone.
+    pub fn through(cluster: &Cluster, nodes: impl IntoIterator<Item = usize>, topic: &str, queues: u32) -> Self {
         let mut traffic = Self {
             topic: topic.to_owned(),
             queues,
+            nodes: nodes.into_iter().collect(),
             begun: Instant::now(),
             log: Arc::default(),
             stop: Arc::default(),
@@ -97,7 +105,7 @@ impl Traffic {
             lanes: Vec::new(),
             readers: Vec::new(),
         };
-        for node in 0..cluster.len() {
+        for node in traffic.nodes.clone() {
             let address = cluster.remoting(node);
             for queue in 0..queues {
                 let lane = Lane {
@@ -185,14 +193,14 @@ impl Traffic {
         longest
     }
 
-    /// Ends the sends, lets the readers read on to the end, reads the whole topic at every node.
+    /// Ends the sends, lets the readers read on to the end, reads the whole topic at every one of its nodes.
     pub fn finish(mut self, cluster: &Cluster) -> Result<History> {
         self.stop.store(true, Ordering::Relaxed);
         for lane in self.lanes.drain(..) {
             lane.join().expect("a lane does not panic");
         }
         let mut history = History::default();
-        for node in 0..cluster.len() {
+        for node in self.nodes.clone() {
             history.dumps.push(wait::until("a whole read", FINISH, || {
                 cluster.client(node)?.dump(&self.topic, self.queues).map(Some)
             })?);

@@ -1,10 +1,15 @@
 //! `/openapi.json` is what the server does: every operation it names is served as it says.
 
-use flotilla_e2e::admin::{GROUP, ask, at, get, is_problem, one, send};
+use flotilla_e2e::admin::{GROUP, SOON, ask, at, get, is_problem, send};
+use flotilla_e2e::cluster::Shape;
 use flotilla_e2e::command::succeeds;
 use flotilla_e2e::http::Answer;
 use flotilla_e2e::moves;
+use flotilla_e2e::wait;
 use serde_json::{Value, json};
+
+/// A node that was emptied.
+const EMPTIED: &str = "n3";
 
 /// Whether a value is all that a schema of the document says, and nothing else.
 fn fits(document: &Value, schema: &Value, value: &Value) -> bool {
@@ -50,7 +55,19 @@ fn is_as_described(document: &Value, operation: &Value, answer: &Answer) -> bool
 
 #[test]
 fn every_operation_of_the_document_is_served_as_described_and_no_other_method_is() {
-    let cluster = one();
+    // A Raft group on each node; the last node is emptied and switched off, to be forgotten.
+    let mut cluster = Shape::of(3).replicas(1).start().expect("three nodes start");
+    let emptied = format!("/v1/nodes/{EMPTIED}");
+    ask(&cluster.http(0), "POST", &format!("{emptied}/evacuate"), "");
+    wait::until("an empty node", SOON, || {
+        Ok((get(&cluster.http(0), &emptied)["evacuated"] == true).then_some(()))
+    })
+    .expect("emptied");
+    cluster.kill(2).expect("kill");
+    wait::until("a node that does not live", SOON, || {
+        Ok((get(&cluster.http(0), &emptied)["alive"] == false).then_some(()))
+    })
+    .expect("dead");
     let (http, server) = (cluster.http(0), at(cluster.nodes()[0].ports.remoting));
     http.create_topic("described", 1).expect("topic");
     let message = json!({ "body": "hello", "tag": "a", "keys": ["k"], "properties": { "b": "c" } });
@@ -77,7 +94,11 @@ fn every_operation_of_the_document_is_served_as_described_and_no_other_method_is
                 "described"
             };
             let mut path = described.replace("{topic}", topic).replace("{group}", group);
-            path = path.replace("{queue}", "0").replace("{id}", &id);
+            let node = if described.contains("members") { "n2" } else { EMPTIED };
+            path = path
+                .replace("{queue}", "0")
+                .replace("{id}", &id)
+                .replace("{node}", node);
             assert!(!path.contains('{'), "what stands in {path}?");
             if path == "/v1/messages" {
                 path.push_str("?topic=described&queue=0&offset=0");
@@ -87,6 +108,7 @@ fn every_operation_of_the_document_is_served_as_described_and_no_other_method_is
                 "transferLeader" => r#"{"node":"n1"}"#,
                 "putTopic" => r#"{"queues":2,"type":"normal","retention":{"time":"1h","bytes":1000000}}"#,
                 "send" => r#"{"body":"hello"}"#,
+                "addMember" => r#"{"node":"n2"}"#,
                 "moveQueue" => r#"{"group":"g1"}"#,
                 "rebalance" => r#"{"dry_run":true}"#,
                 _ => "",

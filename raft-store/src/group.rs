@@ -1,6 +1,6 @@
 //! The handle of one Raft group on this node: propose, read index, watch the leader, hand over, shut down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -88,8 +88,10 @@ pub struct GroupStatus {
     pub committed: Option<LogId>,
     /// Last entry applied here.
     pub applied: Option<LogId>,
-    /// All members.
+    /// All members, as the last entry about them in the local log says.
     pub members: Vec<MemberStatus>,
+    /// That entry is committed, as far as known here, and no change is half done.
+    pub members_settled: bool,
     /// Set when the replica stopped by itself (failed disk, damage), with the reason.
     pub closed: Option<String>,
     /// Log byte offsets present: first and one past the last.
@@ -124,6 +126,8 @@ pub struct Proposed<R> {
 
 /// How long a snapshot, purge or hand-over may take before the caller is told that it did not happen yet.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Entries that a learner may be behind when it gets its vote.
+const LEVEL_ENTRIES: u64 = 8;
 /// How often a step's progress is looked at.
 const STEP_POLL: Duration = Duration::from_millis(5);
 
@@ -349,6 +353,9 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
                 matched(id)
             },
         });
+        let committed = metrics.local_committed.as_ref().map(convert::log_id);
+        let changed = server.membership_config.log_id().as_ref().map(convert::log_id);
+        let settled = changed <= committed && membership.get_joint_config().len() == 1;
         let closed = metrics.running_state.as_ref().err().map(ToString::to_string);
         let closed = closed.or_else(|| log.failure());
         // What a closed replica last knew of itself as leader is over, and without a majority it can do nothing.
@@ -362,9 +369,10 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
             term: server.vote.leader_id.term,
             last: log.last(),
             flushed: log.flushed(),
-            committed: metrics.local_committed.as_ref().map(convert::log_id),
+            committed,
             applied: metrics.last_applied.as_ref().map(convert::log_id),
             members: members.collect(),
+            members_settled: settled,
             closed,
             log_offsets: log.offsets(),
             log_bytes: log.bytes(),
@@ -470,60 +478,57 @@ impl<Rt: AsyncRuntime, D: Disk, T: Transport, S: StateMachine> Group<Rt, D, T, S
             .map_err(|_| unavailable(&"the other replica did not take over in time"))
     }
 
-    /// Adds `replica` on `node`: as a learner until it has nearly the whole log, then as a voter.
-    pub async fn add_member(&self, replica: u64, node: &str) -> Result<(), ProposeError> {
-        let member = Member { node: node.to_owned() };
-        self.shared
-            .raft
-            .add_learner(replica, member, false)
-            .await
-            .map_err(|error| self.membership_error(error))?;
-        let caught_up = async {
-            loop {
-                let status = self.status();
-                let matched = status
-                    .members
-                    .iter()
-                    .find(|member| member.replica == replica)
-                    .and_then(|m| m.matched_index);
-                let last = status.last.map_or(0, |id| id.index);
-                if !status.is_leader {
-                    return Err(ProposeError::NotLeader { leader: status.leader });
-                }
-                if matched.is_some_and(|matched| matched + 8 >= last) {
-                    return Ok(());
-                }
-                Rt::sleep(STEP_POLL).await;
-            }
-        };
-        caught_up.await?;
-        let voters = ChangeMembers::AddVoterIds([replica].into());
-        self.shared
-            .raft
-            .change_membership(voters, false)
-            .await
-            .map_err(|error| self.membership_error(error))?;
-        Ok(())
+    /// Makes these `(replica, node)` the members, all with a vote. Those that are missing follow as learners until they
+    /// have nearly the whole log; then the votes change in one step of both majorities (joint consensus), and who is not
+    /// named is no member any more. Removed replicas must be stopped by whoever runs them. On return the change is
+    /// committed. Dropped or failed midway, it can be asked for again, also by another leader.
+    pub async fn set_members(&self, wanted: &[(u64, String)]) -> Result<(), ProposeError> {
+        let is_wanted = |id: u64| wanted.iter().any(|(wanted, _)| *wanted == id);
+        let members = self.status().members;
+        let forgotten = members
+            .iter()
+            .filter(|member| !member.voter && !is_wanted(member.replica));
+        let forgotten: BTreeSet<u64> = forgotten.map(|member| member.replica).collect();
+        if !forgotten.is_empty() {
+            self.change(ChangeMembers::RemoveNodes(forgotten)).await?;
+        }
+        let new = wanted
+            .iter()
+            .filter(|(id, _)| members.iter().all(|member| member.replica != *id));
+        for (replica, node) in new {
+            let member = Member { node: node.clone() };
+            let added = self.shared.raft.add_learner(*replica, member, false).await;
+            added.map_err(|error| self.membership_error(error))?;
+        }
+        for (replica, _) in wanted {
+            self.await_level(*replica).await?;
+        }
+        let voters: BTreeSet<u64> = wanted.iter().map(|(replica, _)| *replica).collect();
+        self.change(ChangeMembers::ReplaceAllVoters(voters)).await
     }
 
-    /// Removes the member `replica`, voter or learner. The removed replica must be stopped by whoever runs it.
-    pub async fn remove_member(&self, replica: u64) -> Result<(), ProposeError> {
-        let voter = self
-            .status()
-            .members
-            .iter()
-            .any(|member| member.replica == replica && member.voter);
-        let ids = [replica].into();
-        let change = if voter {
-            ChangeMembers::RemoveVoters(ids)
-        } else {
-            ChangeMembers::RemoveNodes(ids)
-        };
-        self.shared
-            .raft
-            .change_membership(change, false)
-            .await
-            .map_err(|error| self.membership_error(error))?;
+    /// Waits until a member has nearly the whole log.
+    async fn await_level(&self, replica: u64) -> Result<(), ProposeError> {
+        loop {
+            let status = self.status();
+            if !status.is_leader {
+                return Err(ProposeError::NotLeader { leader: status.leader });
+            }
+            let member = status.members.iter().find(|member| member.replica == replica);
+            let matched = member.and_then(|member| member.matched_index);
+            let last = status.last.map_or(0, |id| id.index);
+            if member.is_some_and(|member| member.voter)
+                || matched.is_some_and(|matched| matched + LEVEL_ENTRIES >= last)
+            {
+                return Ok(());
+            }
+            Rt::sleep(STEP_POLL).await;
+        }
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), ProposeError> {
+        let changed = self.shared.raft.change_membership(change, false).await;
+        changed.map_err(|error| self.membership_error(error))?;
         Ok(())
     }
 

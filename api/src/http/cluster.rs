@@ -132,6 +132,17 @@ pub struct LeaderChange {
     pub node: String,
 }
 
+/// `POST /v1/groups/{group}/members`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewMember {
+    /// Node that gets a replica.
+    pub node: String,
+    /// Node whose replica goes once the new one has a vote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
+}
+
 /// What a log holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CommitLogBounds {

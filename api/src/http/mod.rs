@@ -8,8 +8,8 @@ mod queue_move;
 mod topic;
 
 pub use cluster::{
-    Cluster, CommitLogBounds, ControllerNode, Digest, DigestAnswer, GroupMember, GroupRole, LeaderChange, Node,
-    RaftGroup,
+    Cluster, CommitLogBounds, ControllerNode, Digest, DigestAnswer, GroupMember, GroupRole, LeaderChange, NewMember,
+    Node, RaftGroup,
 };
 pub use consumer::{ConsumerGroup, ConsumerMember, ConsumerQueue, OffsetReset};
 pub use message::{Message, SendReceipt, SendRequest};

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::admin_client::{AdminClient, path_part};
 use super::moves::{self, MOVES, QueueChange};
+use super::nodes;
 use super::table::{self, Column};
 
 /// Look at a running cluster and change it.
@@ -88,6 +89,39 @@ enum AdminCommand {
         /// Raft group.
         group: String,
     },
+    /// Nodes and the replicas on them, or one node; or have the cluster forget one.
+    Nodes {
+        /// Node.
+        node: Option<String>,
+        /// Forget it: it has no replicas and does not run.
+        #[arg(long, requires = "node")]
+        remove: bool,
+    },
+    /// Re-create the replicas of a node on others, so that it can be switched off.
+    Evacuate {
+        /// Node.
+        node: String,
+        /// Wait until nothing is left on it, and say how much remains.
+        #[arg(long, conflicts_with = "cancel")]
+        wait: bool,
+        /// Let it get replicas again; those on their way elsewhere go.
+        #[arg(long)]
+        cancel: bool,
+    },
+    /// The replicas of a Raft group: add, remove or replace one.
+    Members {
+        /// Raft group.
+        group: String,
+        /// Node that gets a replica.
+        #[arg(long, value_name = "NODE", conflicts_with = "remove")]
+        add: Option<String>,
+        /// Node whose replica goes once the new one has a vote.
+        #[arg(long, value_name = "NODE", requires = "add")]
+        replaces: Option<String>,
+        /// Node whose replica goes.
+        #[arg(long, value_name = "NODE")]
+        remove: Option<String>,
+    },
     /// Consumer groups, or how far one is.
     Consumers {
         /// Consumer group.
@@ -156,6 +190,8 @@ const NODES: &[Column] = &[
     ("node", "node"),
     ("alive", "alive"),
     ("ready", "ready"),
+    ("evacuated", "evacuated"),
+    ("to copy", "remaining_bytes"),
     ("remoting", "address"),
     ("http", "http"),
     ("name server", "name_server"),
@@ -176,6 +212,7 @@ const MEMBERS: &[Column] = &[
     ("replica", "replica"),
     ("role", "role"),
     ("alive", "alive"),
+    ("leaving", "leaving"),
     ("matched", "matched_index"),
     ("lag bytes", "lag_bytes"),
     ("digest at", "digest.index"),
@@ -280,6 +317,28 @@ impl AdminCommand {
             Self::Rebalance { dry_run, wait } => (moves::rebalance(client, dry_run, wait)?, &[("moves", MOVES)]),
             Self::Drain { group, wait } => (moves::drain(client, &group, wait)?, &[("moves", MOVES)]),
             Self::Reopen { group } => (moves::reopen(client, &group)?, &[("", GROUPS)]),
+            Self::Nodes { node: None, .. } => (client.get("/v1/nodes")?, &[("items", NODES)]),
+            Self::Nodes {
+                node: Some(node),
+                remove: true,
+            } => (client.delete(&nodes::path(&node))?, &[]),
+            Self::Nodes { node: Some(node), .. } => (
+                client.get(&nodes::path(&node))?,
+                &[("", NODES), ("replicas", nodes::REPLICAS)],
+            ),
+            Self::Evacuate { node, wait, cancel } => (
+                nodes::evacuate(client, &node, wait, cancel)?,
+                &[("", NODES), ("replicas", nodes::REPLICAS)],
+            ),
+            Self::Members {
+                group,
+                add,
+                replaces,
+                remove,
+            } => (
+                nodes::members(client, &group, add, replaces, remove)?,
+                &[("", GROUPS), ("members", MEMBERS)],
+            ),
             Self::Consumers { consumer_group: None } => {
                 let mut answer = client.get("/v1/consumer-groups")?;
                 summarise(&mut answer);

@@ -142,10 +142,11 @@ pub(super) fn reopen(client: &AdminClient, group: &str) -> anyhow::Result<Value>
 
 /// Says on the error output how many remain, whenever that has changed; nothing if none remain from the start.
 #[derive(Default)]
-struct Progress(Option<u64>);
+pub(super) struct Progress(Option<u64>);
 
 impl Progress {
-    fn remains(&mut self, count: u64, what: &str) -> bool {
+    /// Whether any remain.
+    pub(super) fn remains(&mut self, count: u64, what: &str) -> bool {
         if self.0.replace(count).unwrap_or(0) != count {
             eprintln!("{count} {what}");
         }

@@ -9,9 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::load::Loadable;
 use super::{Faults, Member, node_name_fault};
+use crate::http::parse_duration;
 
 /// Most Raft groups that may be asked for.
 const GROUPS_MAX: usize = 256;
+/// Shortest `replace_after` in milliseconds: a node that is silent for less may just be slow.
+const REPLACE_AFTER_MS_MIN: u64 = 1_000;
 
 /// Everything a controller is told from outside.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,8 +62,8 @@ pub struct ControllerPolicy {
     pub groups: usize,
     /// Even out load when nodes come. Moving queues is not part of this version: only `false` is accepted.
     pub auto_rebalance: bool,
-    /// How long a node may be lost before its replicas are made anew elsewhere. Not part of this version: only an empty
-    /// text is accepted.
+    /// How long a node may be silent before it is taken for lost and its replicas are made anew elsewhere, such as `30m`.
+    /// Empty: only when somebody says so.
     pub replace_after: String,
     /// Make a topic when a client first sends to it.
     pub auto_create_topics: bool,
@@ -115,6 +118,7 @@ impl ControllerPolicy {
             replicas: self.replicas,
             groups_per_node: self.groups_per_node,
             groups: self.groups,
+            replace_after_ms: parse_duration(&self.replace_after).unwrap_or(0),
             auto_create_topics: self.auto_create_topics,
             default_queues: self.default_queues,
         }
@@ -174,8 +178,10 @@ impl Loadable for ControllerSettings {
         if policy.auto_rebalance {
             faults.push("policy.auto_rebalance: this version does not move queues; leave it false");
         }
-        if !policy.replace_after.is_empty() {
-            faults.push("policy.replace_after: this version does not replace lost nodes; leave it empty");
+        if !policy.replace_after.is_empty()
+            && parse_duration(&policy.replace_after).is_none_or(|after| after < REPLACE_AFTER_MS_MIN)
+        {
+            faults.push("policy.replace_after: a duration such as 30m, at least 1s; empty for never");
         }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
@@ -209,7 +215,7 @@ mod tests {
     fn all_faults_are_reported_at_once() {
         let faults = read(
             "node = \"c9\"\ncolour = 1\ncluster = \"a b\"\npeers = [\"c1\", \"c2=h:1\", \"c2=h:2\"]\n\
-             [ports]\nhttp = 9878\n[policy]\nreplicas = 0\nauto_rebalance = true",
+             [ports]\nhttp = 9878\n[policy]\nreplicas = 0\nauto_rebalance = true\nreplace_after = \"soon\"",
         );
         let faults = faults.unwrap_err().to_string();
         for part in [
@@ -221,6 +227,7 @@ mod tests {
             "9878",
             "replicas",
             "auto_rebalance",
+            "replace_after",
         ] {
             assert!(faults.contains(part), "{part} missing in:\n{faults}");
         }

@@ -1,6 +1,6 @@
 //! What the leading controller keeps in order: that the cluster is written down as founded, that the policy of its
-//! configuration holds, that draining Raft groups become empty, and that the members of the controllers' Raft group are
-//! those that the state names.
+//! configuration holds, that draining Raft groups become empty, that replicas on nodes that are evacuated or lost are
+//! re-created elsewhere, and that the members of the controllers' Raft group are those that the state names.
 //!
 //! All of it is said again by whoever leads next, and saying it again changes nothing.
 
@@ -11,6 +11,7 @@ use std::time::Duration;
 use flotilla_controller::feed::Feed;
 use flotilla_controller::metadata::{Controller, Policy};
 use flotilla_controller::protocol::Founding;
+use flotilla_controller::replacement;
 use flotilla_controller::state::{Command, Reply};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -18,15 +19,18 @@ use tracing::{debug, info, warn};
 
 use super::ControllerGroup;
 use super::drains::{self, Drains};
+use super::replacements::Absences;
 use crate::config::Member;
+use crate::fail_point;
 use crate::handlers::propose::now_ms;
+use crate::http;
 use crate::peer::Peers;
 use crate::server::stopped;
 
 /// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// How long one change of the members may take.
-const MEMBER_CHANGE_MAX: Duration = Duration::from_secs(600);
+/// How long a change of the members is waited for before the rest is looked at again; what has begun goes on.
+const MEMBER_CHANGE_MAX: Duration = Duration::from_secs(10);
 /// The feature level of this version.
 const FEATURE_LEVEL: u32 = 1;
 
@@ -39,21 +43,30 @@ pub struct Duties {
     pub(super) policy: Policy,
     /// As configured, addresses included.
     pub(super) members: Vec<Member>,
+    /// Knows which nodes live, once it is there; `None` in the process that the nodes are in.
+    pub(super) nodes: Option<http::Stage>,
+}
+
+/// What the one that leads remembers from look to look.
+#[derive(Debug, Default)]
+struct Memory {
+    drains: Drains,
+    absences: Absences,
 }
 
 impl Duties {
     /// Does them while this controller leads, until `stop`.
     pub async fn keep(self, mut stop: watch::Receiver<bool>) {
         let mut seen = self.group.leadership();
-        let mut drains = Drains::default();
+        let mut memory = Memory::default();
         loop {
             if seen.is_leader {
                 tokio::select! {
-                    () = self.look(&mut drains) => {}
+                    () = self.look(&mut memory) => {}
                     () = stopped(&mut stop) => return,
                 }
             } else {
-                drains = Drains::default();
+                memory = Memory::default();
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK_INTERVAL) => seen = self.group.leadership(),
@@ -63,7 +76,7 @@ impl Duties {
         }
     }
 
-    async fn look(&self, drains: &mut Drains) {
+    async fn look(&self, memory: &mut Memory) {
         // What an earlier leader wrote must be applied here before anything is called missing.
         if self.group.read_index().await.is_err() {
             return;
@@ -92,10 +105,35 @@ impl Duties {
                 .await;
             }
         }
-        for group in drains.due(&self.feed.snapshot(), Instant::now()) {
+        for group in memory.drains.due(&self.feed.snapshot(), Instant::now()) {
             self.go_on_draining(group).await;
         }
+        self.replace_replicas(&mut memory.absences).await;
         self.change_members(&controllers).await;
+    }
+
+    async fn replace_replicas(&self, absences: &mut Absences) {
+        let metadata = self.feed.snapshot();
+        let lives = |name: &str| match &self.nodes {
+            Some(stage) => stage.get().is_some_and(|broker| broker.peers.is_living(name)),
+            None => true,
+        };
+        let nodes = metadata.nodes.keys().map(|name| (name.clone(), lives(name)));
+        let after = Some(self.policy.replace_after_ms).filter(|after| *after > 0);
+        let sight = absences.look(nodes, Instant::now(), after.map(Duration::from_millis));
+        for replacement in replacement::due(&metadata, &sight) {
+            let group = metadata.groups.get(&replacement.group).map(|group| &group.name);
+            let lost = sight.lost.contains(&replacement.leaving);
+            info!(
+                group,
+                lost,
+                from = replacement.leaving,
+                to = replacement.node,
+                "re-creates a replica"
+            );
+            self.log(replacement.command()).await;
+            fail_point::reached(fail_point::MEMBERS_WANTED);
+        }
     }
 
     async fn go_on_draining(&self, group: u16) {
@@ -153,34 +191,26 @@ impl Duties {
         }
     }
 
-    /// One change at a time: whoever is missing is added first.
     async fn change_members(&self, controllers: &BTreeMap<String, Controller>) {
         let status = self.group.status();
-        let is_voter = |id: u64| status.members.iter().any(|member| member.replica == id && member.voter);
-        let missing = controllers.iter().find(|(_, wanted)| !is_voter(wanted.replica));
-        let surplus = status.members.iter().find(|member| {
-            let wanted = controllers.get(&member.node);
-            wanted.is_none_or(|wanted| wanted.replica != member.replica)
-        });
-        let change = async {
-            if let Some((name, wanted)) = missing {
-                info!(node = name, replica = wanted.replica, "adds a controller");
-                self.group.add_member(wanted.replica, name).await
-            } else if let Some(surplus) = surplus {
-                info!(
-                    node = surplus.node,
-                    replica = surplus.replica,
-                    "removes a controller's lost replica"
-                );
-                self.group.remove_member(surplus.replica).await
-            } else {
-                Ok(())
-            }
-        };
+        let is_wanted = |id: u64| controllers.values().any(|wanted| wanted.replica == id);
+        let in_line = status.members_settled
+            && status.members.len() == controllers.len()
+            && status
+                .members
+                .iter()
+                .all(|member| member.voter && is_wanted(member.replica));
+        if in_line {
+            return;
+        }
+        let wanted = controllers.iter().map(|(name, wanted)| (wanted.replica, name.clone()));
+        let wanted: Vec<(u64, String)> = wanted.collect();
+        info!(members = ?wanted, "changes the controllers");
+        let change = self.group.set_members(&wanted);
         match timeout(MEMBER_CHANGE_MAX, change).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(%error, "change the controllers"),
-            Err(_) => warn!("a change of the controllers takes long"),
+            Err(_) => info!("a change of the controllers is under way"),
         }
     }
 }

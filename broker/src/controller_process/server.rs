@@ -162,6 +162,7 @@ impl Server {
         match command {
             Command::StartMoves { .. } => fail_point::reached(fail_point::START_LOGGED),
             Command::EndMove { .. } => fail_point::reached(fail_point::END_LOGGED),
+            Command::EndReplica { .. } => fail_point::reached(fail_point::REPLICA_ENDED),
             _ => {}
         }
         match proposed {

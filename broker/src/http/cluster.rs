@@ -1,4 +1,4 @@
-//! Nodes, Raft groups, digests, leadership.
+//! The cluster at a glance, Raft groups, digests, leadership.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use tracing::info;
 use super::answer::Answer;
 use super::execute::{Read, at_leader, epoch, group_number, read, read_all};
 use super::json::items;
+use super::nodes;
 use super::operation::Part;
 use super::problem::Problem;
 use crate::node::Broker;
@@ -35,36 +36,13 @@ const TRANSFER_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// `GET /v1/cluster`.
 pub async fn cluster(broker: &Arc<Broker>) -> Read<Value> {
-    let nodes: Vec<Value> = broker
-        .peers
-        .nodes()
-        .into_iter()
-        .filter(|node| broker.metadata.read(|metadata| metadata.nodes.contains_key(&node.name)))
-        .map(|node| {
-            let info = node.info.as_ref();
-            let zone = broker
-                .metadata
-                .read(|metadata| metadata.nodes.get(&node.name).map(|node| node.zone.clone()));
-            json!({
-                "node": node.name,
-                "alive": node.living,
-                "ready": info.is_some_and(|info| info.ready),
-                "leaving": info.is_some_and(|info| info.leaving),
-                "zone": zone.unwrap_or_default(),
-                "address": info.and_then(|info| info.remoting),
-                "http": info.and_then(|info| info.http),
-                "name_server": info.and_then(|info| info.name_server),
-                "peer": node.peer_address,
-            })
-        })
-        .collect();
     let (groups, controllers) = tokio::join!(group_documents(broker), controllers(broker));
     let id = broker.metadata.read(|metadata| metadata.cluster.id.clone());
     let value = json!({
         "cluster": broker.cluster,
         "id": id,
         "controllers": controllers,
-        "nodes": nodes,
+        "nodes": nodes::documents(broker, &groups.value),
         "groups": groups.value,
         "version": env!("CARGO_PKG_VERSION"),
         "epoch": epoch(broker),
@@ -136,7 +114,8 @@ pub async fn group(broker: &Arc<Broker>, group: &str) -> Result<Read<Value>, Pro
     Ok(found)
 }
 
-async fn group_documents(broker: &Arc<Broker>) -> Read<Vec<Value>> {
+/// All Raft groups.
+pub async fn group_documents(broker: &Arc<Broker>) -> Read<Vec<Value>> {
     let numbers: Vec<u16> = broker.groups().into_iter().map(|(number, _)| number).collect();
     let mut stale = false;
     let mut documents = Vec::new();
@@ -163,6 +142,11 @@ fn open_queues(metadata: &Metadata) -> QueueCounts {
 fn add_placement(document: &mut Value, metadata: &Metadata, number: u16, open: &QueueCounts) {
     let group = metadata.groups.get(&number);
     document["draining"] = group.is_some_and(|group| group.draining).into();
+    for member in document["members"].as_array_mut().into_iter().flatten() {
+        let known = group.and_then(|group| group.members.iter().find(|known| member["replica"] == known.id));
+        // One that the controllers have struck off is about to go.
+        member["leaving"] = known.is_none_or(|known| known.leaving).into();
+    }
     document["open_queues"] = open.open_in(number).into();
 }
 

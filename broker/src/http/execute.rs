@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::answer::Answer;
 use super::operation::{Operation, Part};
 use super::problem::Problem;
-use super::{cluster, consumer_groups, messages, moves, topics};
+use super::{cluster, consumer_groups, messages, moves, nodes, topics};
 use crate::node::Broker;
 use crate::peer::{self, CallKind};
 use crate::replica::Replica;
@@ -43,6 +43,10 @@ pub async fn execute(broker: &Arc<Broker>, operation: Operation) -> Result<Answe
             at_leader(broker, number, &Part::Digest).await
         }
         Operation::TransferLeader { group, node } => cluster::transfer_leader(broker, &group, node).await,
+        Operation::Evacuate { node, evacuating } => nodes::set_evacuating(broker, node, evacuating).await,
+        Operation::RemoveNode { node } => nodes::remove(broker, node).await,
+        Operation::AddMember { group, node, replaces } => nodes::add_member(broker, &group, node, replaces).await,
+        Operation::RemoveMember { group, node } => nodes::remove_member(broker, &group, node).await,
         Operation::Drain { group } => moves::drain(broker, &group).await,
         Operation::Reopen { group } => moves::reopen(broker, &group).await,
         Operation::MoveQueue {
@@ -61,6 +65,8 @@ pub async fn execute(broker: &Arc<Broker>, operation: Operation) -> Result<Answe
                 Operation::Cluster => cluster::cluster(broker).await,
                 Operation::Groups => cluster::groups(broker).await,
                 Operation::Group { group } => cluster::group(broker, &group).await?,
+                Operation::Nodes => nodes::list(broker).await,
+                Operation::Node { node } => nodes::one(broker, &node).await?,
                 Operation::Moves => fresh(moves::list(broker)),
                 Operation::Move { id } => fresh(moves::one(broker, id)?),
                 Operation::Topics => fresh(topics::list(broker)),

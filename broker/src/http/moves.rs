@@ -327,7 +327,8 @@ async fn start(broker: &Arc<Broker>, moves: Vec<MoveRequest>, reason: &str) -> R
     }
 }
 
-async fn arrived(broker: &Broker, epoch: u64) -> Result<(), NoController> {
+/// Waits until this process's copy has an epoch.
+pub async fn arrived(broker: &Broker, epoch: u64) -> Result<(), NoController> {
     match topic_changes::epoch_reached(broker, epoch).await {
         true => Ok(()),
         false => Err(NoController::Unknown(format!(

@@ -34,6 +34,41 @@ pub enum Operation {
         /// The node.
         node: String,
     },
+    /// All nodes.
+    Nodes,
+    /// One node.
+    Node {
+        /// Its name.
+        node: String,
+    },
+    /// A node's replicas are re-created elsewhere, or not any more.
+    Evacuate {
+        /// The node.
+        node: String,
+        /// They are.
+        evacuating: bool,
+    },
+    /// The cluster forgets a node.
+    RemoveNode {
+        /// The node.
+        node: String,
+    },
+    /// A Raft group gets a replica on a node.
+    AddMember {
+        /// The Raft group.
+        group: String,
+        /// The node.
+        node: String,
+        /// The node whose replica goes then.
+        replaces: Option<String>,
+    },
+    /// A Raft group's replica on a node goes.
+    RemoveMember {
+        /// The Raft group.
+        group: String,
+        /// The node.
+        node: String,
+    },
     /// A Raft group gets no more queues, and those it has leave.
     Drain {
         /// The Raft group.
@@ -111,6 +146,10 @@ impl Operation {
         match self {
             Self::Digest { .. }
             | Self::TransferLeader { .. }
+            | Self::Evacuate { .. }
+            | Self::RemoveNode { .. }
+            | Self::AddMember { .. }
+            | Self::RemoveMember { .. }
             | Self::Drain { .. }
             | Self::Reopen { .. }
             | Self::MoveQueue { .. }
@@ -120,6 +159,8 @@ impl Operation {
             Self::Cluster
             | Self::Groups
             | Self::Group { .. }
+            | Self::Nodes
+            | Self::Node { .. }
             | Self::Moves
             | Self::Move { .. }
             | Self::Topics

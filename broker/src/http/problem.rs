@@ -119,11 +119,19 @@ impl From<NoController> for Problem {
             NoController::Refused(refusal) => refusal,
         };
         let status = match refusal {
-            Refusal::TopicNotExist | Refusal::QueueNotExist | Refusal::GroupNotExist | Refusal::MoveNotExist => {
-                StatusCode::NOT_FOUND
-            }
+            Refusal::TopicNotExist
+            | Refusal::QueueNotExist
+            | Refusal::GroupNotExist
+            | Refusal::MoveNotExist
+            | Refusal::NodeNotExist => StatusCode::NOT_FOUND,
             Refusal::FewerQueues
             | Refusal::ReplicaNotExist
+            | Refusal::ReplicaExists
+            | Refusal::ReplicaStays
+            | Refusal::LastReplica
+            | Refusal::NodeEvacuating
+            | Refusal::NodeInUse
+            | Refusal::TooFewNodes(_)
             | Refusal::Changed
             | Refusal::NameTaken
             | Refusal::MoveUnderWay

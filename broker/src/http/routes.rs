@@ -10,8 +10,8 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use flotilla_api::http::{LeaderChange, MoveTarget, RebalanceRequest};
+use axum::routing::{delete, get, post};
+use flotilla_api::http::{LeaderChange, MoveTarget, NewMember, RebalanceRequest};
 use serde::de::DeserializeOwned;
 
 use super::answer::Answer;
@@ -41,6 +41,30 @@ pub fn router(stage: Stage) -> Router {
             post(|stage, Named(group)| run(stage, Operation::Digest { group })),
         )
         .route("/v1/groups/{group}/leader", post(transfer_leader))
+        .route("/v1/groups/{group}/members", post(add_member))
+        .route("/v1/groups/{group}/members/{node}", delete(remove_member))
+        .route("/v1/nodes", get(|stage| run(stage, Operation::Nodes)))
+        .route(
+            "/v1/nodes/{node}",
+            get(|stage, Named(node)| run(stage, Operation::Node { node }))
+                .delete(|stage, Named(node)| run(stage, Operation::RemoveNode { node })),
+        )
+        .route(
+            "/v1/nodes/{node}/evacuate",
+            post(|stage, Named(node)| run(stage, Operation::Evacuate { node, evacuating: true })),
+        )
+        .route(
+            "/v1/nodes/{node}/reopen",
+            post(|stage, Named(node)| {
+                run(
+                    stage,
+                    Operation::Evacuate {
+                        node,
+                        evacuating: false,
+                    },
+                )
+            }),
+        )
         .route(
             "/v1/groups/{group}/drain",
             post(|stage, Named(group)| run(stage, Operation::Drain { group })),
@@ -103,17 +127,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
-/// A topic and the number of one of its queues in a path.
-struct NamedQueue(String, u32);
+/// Two names in a path, or a name and a number: a topic and one of its queues, a Raft group and a node.
+struct NamedPair<B>(String, B);
 
-impl<S: Send + Sync> FromRequestParts<S> for NamedQueue {
+impl<S: Send + Sync, B: DeserializeOwned + Send> FromRequestParts<S> for NamedPair<B> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Path((topic, queue)) = Path::from_request_parts(parts, state)
+        let Path((first, second)) = Path::from_request_parts(parts, state)
             .await
             .map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()).refused())?;
-        Ok(Self(topic, queue))
+        Ok(Self(first, second))
     }
 }
 
@@ -151,6 +175,15 @@ async fn transfer_leader(stage: State<Stage>, Named(group): Named, body: Result<
     run(stage, Operation::TransferLeader { group, node }).await
 }
 
+async fn add_member(stage: State<Stage>, Named(group): Named, body: Result<Bytes, BytesRejection>) -> Outcome {
+    let NewMember { node, replaces } = parse(body)?;
+    run(stage, Operation::AddMember { group, node, replaces }).await
+}
+
+async fn remove_member(stage: State<Stage>, NamedPair(group, node): NamedPair<String>) -> Outcome {
+    run(stage, Operation::RemoveMember { group, node }).await
+}
+
 async fn find_move(stage: State<Stage>, Named(id): Named) -> Outcome {
     let id = id
         .parse()
@@ -168,7 +201,7 @@ async fn rebalance(stage: State<Stage>, body: Result<Bytes, BytesRejection>) -> 
 
 async fn move_queue(
     stage: State<Stage>,
-    NamedQueue(topic, queue): NamedQueue,
+    NamedPair(topic, queue): NamedPair<u32>,
     wish: Result<Query<MoveWish>, QueryRejection>,
     body: Result<Bytes, BytesRejection>,
 ) -> Outcome {

@@ -1,7 +1,7 @@
 //! What the leader of a Raft group owes it: members as the controller says, and leadership where it belongs.
 //!
-//! A replica whose disk was lost has a new id in the metadata: the leader adds it, as a learner until it has caught
-//! up, and removes the old one. Leadership goes back to the preferred node once that has been back and level for
+//! A replica that the metadata names newly, because it was added or because its disk was lost, follows as a learner until
+//! it has caught up; those that are to go lose their votes in the same step (`member_change.rs`). Leadership goes back to the preferred node once that has been back and level for
 //! [`LEVEL_FOR`], one group at a time, so that leaders spread evenly again without a storm. Whatever a crash
 //! interrupts, the next leader goes on.
 
@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_controller::metadata::RaftGroup;
+use flotilla_controller::state::Command;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::Broker;
+use super::member_change::{self, Step};
+use crate::fail_point;
 use crate::replica::Replica;
 use crate::server::stopped;
 use crate::topic_changes;
@@ -26,39 +29,46 @@ const LEVEL_FOR: Duration = Duration::from_secs(10);
 const LEVEL_ENTRIES: u64 = 512;
 /// Between two hand-overs by one node.
 const HAND_OVER_INTERVAL: Duration = Duration::from_secs(3);
-/// How long one change of the members may take.
-const MEMBER_CHANGE_MAX: Duration = Duration::from_secs(600);
+/// How long a change of the members is waited for before the rest is looked at again; what has begun goes on.
+const MEMBER_CHANGE_MAX: Duration = Duration::from_secs(60);
 
 /// Does them while this replica leads, until `stop`; also compares it with the others, whoever leads.
 pub async fn keep(broker: Arc<Broker>, replica: Arc<Replica>, mut stop: watch::Receiver<bool>) {
     let mut level_since = None;
+    let mut seen = None;
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
+            () = no_longer(&broker, &replica, seen.as_ref()) => {}
             () = stopped(&mut stop) => return,
         }
+        seen = wanted(&broker, &replica);
         let others = broker.peers.replicas(replica.number).into_iter();
         replica.compare(others.filter(|(node, _)| *node != broker.node).map(|(_, info)| info));
         if !replica.group.is_leader() {
             level_since = None;
             continue;
         }
-        let Some(group) = wanted(&broker, &replica) else {
+        let Some(group) = seen.clone() else {
             continue;
         };
         // A copy that is behind could name a replica whose disk is lost: what is done must be the newest word.
-        if change_of(&replica, &group).is_some() && topic_changes::catch_up(&broker).await {
+        if step_of(&replica, &group).is_some() && topic_changes::catch_up(&broker).await {
             let Some(group) = wanted(&broker, &replica) else {
                 continue;
             };
+            let Some(step) = step_of(&replica, &group) else {
+                continue;
+            };
             tokio::select! {
-                () = change_members(&replica, &group) => {}
+                done = take(&broker, &replica, &group, step) => if done { ticks.reset_immediately() },
                 // What is being waited for may have been lost, too.
-                () = no_longer(&broker, &replica, &group) => {}
+                () = no_longer(&broker, &replica, Some(&group)) => {}
                 () = stopped(&mut stop) => return,
             }
+            continue;
         }
         if !preferred_is_level(&broker, &replica, &group) {
             level_since = None;
@@ -82,62 +92,65 @@ fn wanted(broker: &Broker, replica: &Replica) -> Option<RaftGroup> {
 }
 
 /// Returns when the metadata says something else than `group`.
-async fn no_longer(broker: &Broker, replica: &Replica, group: &RaftGroup) {
+async fn no_longer(broker: &Broker, replica: &Replica, group: Option<&RaftGroup>) {
     let mut epochs = broker.metadata.subscribe();
-    while wanted(broker, replica).as_ref() == Some(group) {
+    while wanted(broker, replica).as_ref() == group {
         if epochs.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// A change of the members.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Change {
-    Add(u64, String),
-    Remove(u64, String),
-}
-
-/// The next change that brings the members in line with the metadata: who is missing is added before anybody goes.
-fn change_of(replica: &Replica, group: &RaftGroup) -> Option<Change> {
+/// The next step that brings the members in line with the metadata.
+fn step_of(replica: &Replica, group: &RaftGroup) -> Option<Step> {
     let status = replica.group.status();
     if group.creation != replica.identity.creation || status.members.is_empty() {
         return None;
     }
-    let is_voter = |id: u64| status.members.iter().any(|member| member.replica == id && member.voter);
-    let missing = group.members.iter().find(|wanted| !is_voter(wanted.id));
-    let surplus = || {
-        status.members.iter().find(|member| {
-            let wanted = group.members.iter().any(|wanted| wanted.id == member.replica);
-            !wanted && member.replica != replica.id
-        })
-    };
-    match missing {
-        Some(wanted) => Some(Change::Add(wanted.id, wanted.node.clone())),
-        None => surplus().map(|member| Change::Remove(member.replica, member.node.clone())),
-    }
+    member_change::next(group, replica.id, &status)
 }
 
-/// Makes the next change.
-async fn change_members(replica: &Replica, group: &RaftGroup) {
+/// Takes it; true if something was done.
+async fn take(broker: &Broker, replica: &Replica, group: &RaftGroup, step: Step) -> bool {
+    let name = &replica.name;
     let change = async {
-        match change_of(replica, group) {
-            Some(Change::Add(id, node)) => {
-                info!(group = replica.name, node, replica = id, "adds a replica");
-                replica.group.add_member(id, &node).await
+        match step {
+            Step::SetMembers(members) => {
+                info!(group = name, ?members, "changes the members");
+                fail_point::reached(fail_point::MEMBERS_NEXT);
+                let changed = replica.group.set_members(&members).await;
+                fail_point::reached(fail_point::MEMBERS_SET);
+                changed.map_err(|error| error.to_string())
             }
-            Some(Change::Remove(id, node)) => {
-                info!(group = replica.name, node, replica = id, "removes a replica");
-                replica.group.remove_member(id).await
+            Step::HandOver => {
+                // Else to whoever has most of the log.
+                let preferred = preferred_is_level(broker, replica, group).then_some(group.preferred.as_str());
+                info!(
+                    group = name,
+                    to = preferred,
+                    "hands leadership over: the replica here goes"
+                );
+                let handed_over = replica.group.transfer_leader(preferred).await;
+                fail_point::reached(fail_point::HANDED_OVER);
+                handed_over.map_err(|error| error.to_string())
             }
-            None => Ok(()),
+            Step::EndReplica(id) => {
+                info!(group = name, replica = id, "a replica is no member any more");
+                let command = Command::EndReplica {
+                    group: replica.number,
+                    replica: id,
+                };
+                let ended = broker.controllers.propose(command).await;
+                ended.map(|_| ()).map_err(|error| error.to_string())
+            }
         }
     };
     match timeout(MEMBER_CHANGE_MAX, change).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(group = replica.name, %error, "change the members"),
-        Err(_) => warn!(group = replica.name, "a change of the members takes long"),
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) => debug!(group = name, error, "change the members"),
+        Err(_) => info!(group = name, "a change of the members is under way"),
     }
+    false
 }
 
 fn preferred_is_level(broker: &Broker, replica: &Replica, group: &RaftGroup) -> bool {

@@ -61,18 +61,27 @@ pub fn save(folder: &Path, metadata: &Metadata) -> io::Result<()> {
 pub struct Registration {
     /// Its name.
     pub name: String,
-    /// As the controllers record it.
-    pub record: NodeRecord,
+    /// Its volume.
+    pub volume: String,
+    /// Failure zone; may be empty.
+    pub zone: String,
+    /// `host:port` of its peer port.
+    pub peer: String,
 }
 
 impl Registration {
     fn command(&self) -> Command {
         Command::RegisterNode {
             name: self.name.clone(),
-            volume: self.record.volume.clone(),
-            zone: self.record.zone.clone(),
-            peer: self.record.peer.clone(),
+            volume: self.volume.clone(),
+            zone: self.zone.clone(),
+            peer: self.peer.clone(),
         }
+    }
+
+    /// What the controllers recorded is so.
+    fn is(&self, record: &NodeRecord) -> bool {
+        (&record.volume, &record.zone, &record.peer) == (&self.volume, &self.zone, &self.peer)
     }
 }
 
@@ -88,7 +97,8 @@ pub async fn fetch_first(controllers: &Controllers, registration: &Registration)
                     copy.take(update);
                     let copy = copy.snapshot();
                     // A leader just elected may not have applied the registration yet.
-                    let registered = copy.nodes.get(&registration.name) == Some(&registration.record);
+                    let record = copy.nodes.get(&registration.name);
+                    let registered = record.is_some_and(|record| registration.is(record));
                     if copy.epoch >= reply.epoch() && registered {
                         return Ok(copy);
                     }
@@ -188,12 +198,12 @@ pub async fn keep_registered(
             .read(|metadata| metadata.nodes.get(&registration.name).cloned());
         if record
             .as_ref()
-            .is_some_and(|record| record.volume != registration.record.volume)
+            .is_some_and(|record| record.volume != registration.volume)
         {
             displaced.send_replace(true);
             return;
         }
-        let known = record.as_ref() == Some(&registration.record);
+        let known = record.is_some_and(|record| registration.is(&record));
         if !known && let Err(error) = broker.controllers.propose(registration.command()).await {
             debug!(%error, "register this node");
             tokio::select! {

@@ -4,11 +4,14 @@
 //! that belongs to another id, is never continued. One that closed itself (a failed disk) is closed in order and tried
 //! again after a while; so is one that could not be opened. The other replicas go on meanwhile.
 //!
+//! A replica that the metadata strikes off is closed, and what it kept is thrown away, once a controller confirmed that
+//! this is the newest word: an old copy of the metadata could be from before the replica was put here.
+//!
 //! The replica named as the founder makes the Raft group out of nothing, once; a restart in between does it again,
 //! which changes nothing.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +28,7 @@ use tracing::{error, info, warn};
 use super::events::NodeEvents;
 use super::{Broker, leader_duties, retention};
 use crate::config::Flush;
+use crate::fail_point;
 use crate::machine::{Machine, MachineSettings};
 use crate::peer::PeerTransport;
 use crate::queue_moves;
@@ -32,7 +36,7 @@ use crate::replica::Replica;
 use crate::server::stopped;
 use crate::tasks::Tasks;
 use crate::topic_changes;
-use crate::volume::{Opened, Volume};
+use crate::volume::{Opened, Volume, remove_group};
 
 /// Before a replica that could not be opened, or closed itself, is opened again.
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
@@ -41,6 +45,9 @@ const CLOSE_MAX: Duration = Duration::from_secs(10);
 /// How long the founder waits for others before the first election, and how often it asks.
 const FIRST_ELECTION_WAIT_MAX: Duration = Duration::from_secs(3);
 const FIRST_ELECTION_POLL: Duration = Duration::from_millis(5);
+
+/// The folder of the volume in which each Raft group has its own.
+const GROUPS: &str = "groups";
 
 /// What the metadata puts on this node, by the number of the Raft group.
 type Wanted = BTreeMap<u16, (RaftGroup, u64)>;
@@ -52,6 +59,8 @@ pub struct ReplicaKeeper {
     volume: Volume,
     running: BTreeMap<u16, Running>,
     failed: BTreeMap<u16, Instant>,
+    /// The replicas wanted when nothing but theirs was found on the volume.
+    tidy_for: Option<BTreeSet<u16>>,
 }
 
 #[derive(Debug)]
@@ -86,6 +95,7 @@ impl ReplicaKeeper {
             volume,
             running: BTreeMap::new(),
             failed: BTreeMap::new(),
+            tidy_for: None,
         }
     }
 
@@ -120,6 +130,7 @@ impl ReplicaKeeper {
             self.close(number).await;
         }
         self.failed.retain(|_, at| at.elapsed() < OPEN_AGAIN);
+        let numbers = wanted.keys().copied().collect();
         for (number, (group, id)) in wanted {
             if self.running.contains_key(&number) || self.failed.contains_key(&number) {
                 continue;
@@ -134,6 +145,39 @@ impl ReplicaKeeper {
                 }
             }
         }
+        self.throw_away(numbers).await;
+    }
+
+    /// Throws away what replicas kept that the metadata has struck off.
+    async fn throw_away(&mut self, wanted: BTreeSet<u16>) {
+        if self.tidy_for.as_ref() == Some(&wanted) {
+            return;
+        }
+        let kept = self.volume.kept_groups(Path::new(GROUPS));
+        let Some(struck_off) = without_replica_here(&self.broker, self.volume.id(), &kept) else {
+            return;
+        };
+        if !struck_off.is_empty() {
+            if !topic_changes::catch_up(&self.broker).await {
+                return;
+            }
+            let Some(struck_off) = without_replica_here(&self.broker, self.volume.id(), &kept) else {
+                return;
+            };
+            for name in struck_off {
+                fail_point::reached(fail_point::THROWN_AWAY_NEXT);
+                let folder = self.volume.folder().join(GROUPS).join(&name);
+                match tokio::task::spawn_blocking(move || remove_group(&folder)).await {
+                    Ok(Ok(())) => info!(
+                        group = name,
+                        "threw away what a replica kept that is no member any more"
+                    ),
+                    Ok(Err(error)) => warn!(group = name, %error, "throw away what a replica kept"),
+                    Err(error) => warn!(group = name, %error, "throw away what a replica kept"),
+                }
+            }
+        }
+        self.tidy_for = Some(wanted);
     }
 
     /// Keeps looking until `stop`, then closes everything.
@@ -164,7 +208,7 @@ impl ReplicaKeeper {
             creation: group.creation,
             replica: id,
         };
-        let folder = PathBuf::from("groups").join(&group.name);
+        let folder = Path::new(GROUPS).join(&group.name);
         let folder = self.volume.open_group(&group.name, &folder, opened)?;
         let replica = Arc::new(open(&self.broker, number, group, id, &folder).await?);
         self.broker.replicas.insert(replica.clone());
@@ -184,6 +228,19 @@ impl ReplicaKeeper {
         tasks.spawn(leader_duties::keep(broker.clone(), replica.clone(), stop.subscribe()));
         Ok(Running { replica, stop, tasks })
     }
+}
+
+/// Those of the Raft groups named that have no replica on this node; `None` while the node is not known with this volume.
+fn without_replica_here(broker: &Broker, volume: &str, names: &[String]) -> Option<Vec<String>> {
+    broker.metadata.read(|metadata| {
+        let here = metadata.nodes.get(&broker.node);
+        here.filter(|node| node.volume == volume)?;
+        let struck_off = names.iter().filter(|name| {
+            let group = metadata.groups.values().find(|group| group.name == **name);
+            group.is_some_and(|group| group.on(&broker.node).is_none())
+        });
+        Some(struck_off.cloned().collect())
+    })
 }
 
 /// Replicas are for a volume: under a name that another volume has now nothing is opened here.

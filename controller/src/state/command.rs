@@ -99,6 +99,34 @@ pub enum Command {
         /// A node that has a replica of it.
         node: String,
     },
+    /// Gives a Raft group a replica on another node, or has one go, or both: then the one goes when the other has a vote.
+    ChangeMembers {
+        /// The Raft group's number.
+        group: u16,
+        /// A node that gets a replica.
+        add: Option<String>,
+        /// A node whose replica goes.
+        remove: Option<String>,
+    },
+    /// A replica that was to go is no member of its Raft group any more.
+    EndReplica {
+        /// The Raft group's number.
+        group: u16,
+        /// The replica's id.
+        replica: u64,
+    },
+    /// A node's replicas are to be re-created on others, or not any more.
+    SetEvacuating {
+        /// The node.
+        node: String,
+        /// They are.
+        evacuating: bool,
+    },
+    /// Forgets a node that has no replicas.
+    RemoveNode {
+        /// The node.
+        node: String,
+    },
     /// Has queues move to other Raft groups: all, or none if refused.
     StartMoves {
         /// Which queue goes where; no queue twice.
@@ -174,7 +202,7 @@ impl Command {
                         is_name(name) && is_text(&controller.address) && is_text(&controller.volume)
                     })
             }
-            Self::SetPolicy { .. } | Self::SetDraining { .. } => true,
+            Self::SetPolicy { .. } | Self::SetDraining { .. } | Self::EndReplica { .. } => true,
             Self::PutController { name, address, volume } => is_name(name) && is_text(address) && is_text(volume),
             Self::RegisterNode {
                 name,
@@ -189,7 +217,10 @@ impl Command {
                     && config.retry_policy.as_deref().is_none_or(is_text)
             }),
             Self::DeleteTopic { name } | Self::DeleteSubscriptionGroup { name } => is_name(name),
-            Self::PreferLeader { node, .. } => is_name(node),
+            Self::PreferLeader { node, .. } | Self::SetEvacuating { node, .. } | Self::RemoveNode { node } => {
+                is_name(node)
+            }
+            Self::ChangeMembers { add, remove, .. } => add.iter().chain(remove).all(|node| is_name(node)),
             Self::StartMoves { moves, reason, .. } => {
                 is_text(reason) && moves.iter().all(|requested| is_name(&requested.topic))
             }
@@ -267,6 +298,17 @@ mod tests {
                 group: 1,
                 node: "n1".to_owned(),
             },
+            Command::ChangeMembers {
+                group: 1,
+                add: Some("n4".to_owned()),
+                remove: None,
+            },
+            Command::EndReplica { group: 1, replica: 3 },
+            Command::SetEvacuating {
+                node: "n1".to_owned(),
+                evacuating: true,
+            },
+            Command::RemoveNode { node: "n1".to_owned() },
             Command::StartMoves {
                 moves: vec![MoveRequest {
                     topic: "t".to_owned(),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::metadata::{Change, Cluster, Controller, Metadata, Node, Policy, Segment, Topic};
+use crate::metadata::{Change, Cluster, Controller, Metadata, Policy, Segment, Topic};
 use crate::placement;
 use crate::subscription_group::SubscriptionGroupConfig;
 use crate::topic::TopicConfig;
@@ -25,13 +25,15 @@ pub mod reply;
 
 mod move_index;
 mod moves;
+mod nodes;
+mod replicas;
 
 pub use command::{Command, Malformed};
 pub use counters::{Counters, FIRST_GENERATION, QueueCounts};
 pub use reply::{Refusal, Reply};
 
 use limits::{
-    CONTROLLERS_MAX, NODES_MAX, QUEUES_MAX, QUEUES_PER_TOPIC_MAX, REPLICAS_MAX, SUBSCRIPTION_GROUPS_MAX,
+    CONTROLLERS_MAX, QUEUES_MAX, QUEUES_PER_TOPIC_MAX, REPLICAS_MAX, SUBSCRIPTION_GROUPS_MAX,
     SUBSCRIPTION_GROUPS_PER_COMMAND_MAX, TOPICS_MAX,
 };
 use move_index::MoveIndex;
@@ -127,7 +129,7 @@ impl State {
                 volume,
                 zone,
                 peer,
-            } => self.register_node(name, Node { volume, zone, peer }, changes)?,
+            } => self.register_node(name, (volume, zone, peer), changes)?,
             Command::PutTopic {
                 config,
                 if_absent,
@@ -157,6 +159,10 @@ impl State {
                 self.change(Change::SubscriptionGroup(name, None), changes);
             }
             Command::PreferLeader { group, node } => self.prefer_leader(group, node, changes)?,
+            Command::ChangeMembers { group, add, remove } => self.change_members(group, add, remove, changes)?,
+            Command::EndReplica { group, replica } => self.end_replica(group, replica, changes)?,
+            Command::SetEvacuating { node, evacuating } => self.set_evacuating(node, evacuating, changes)?,
+            Command::RemoveNode { node } => self.remove_node(node, changes)?,
             Command::StartMoves { moves, reason, now_ms } => return self.start_moves(moves, &reason, now_ms, changes),
             Command::EndMove { id, outcome, now_ms } => self.end_move(id, outcome, now_ms, changes)?,
             Command::DropSegment {
@@ -234,37 +240,6 @@ impl State {
         }
         let epoch = self.metadata.epoch;
         Ok(Reply::Controller { replica, epoch })
-    }
-
-    fn register_node(&mut self, name: String, node: Node, changes: &mut Changes) -> Result<(), Refusal> {
-        let present = self.metadata.nodes.get(&name);
-        if present.is_none() && self.metadata.nodes.len() >= NODES_MAX {
-            return Err(Refusal::limit("nodes"));
-        }
-        let lost_disk = present.is_some_and(|present| present.volume != node.volume);
-        if present != Some(&node) {
-            self.change(Change::Node(name.clone(), Some(node)), changes);
-        }
-        if lost_disk {
-            self.renew_replicas(&name, changes);
-        }
-        self.make_missing_groups(changes);
-        Ok(())
-    }
-
-    /// An id that voted with the lost disk must not vote again with an empty one.
-    fn renew_replicas(&mut self, node: &str, changes: &mut Changes) {
-        let mut renewed = Vec::new();
-        for (number, group) in &self.metadata.groups {
-            if let Some(place) = group.members.iter().position(|member| member.node == node) {
-                let mut group = group.clone();
-                group.members[place].id = self.counters.next_replica();
-                renewed.push((*number, group));
-            }
-        }
-        for (number, group) in renewed {
-            self.change(Change::Group(number, group), changes);
-        }
     }
 
     fn make_missing_groups(&mut self, changes: &mut Changes) {
@@ -385,19 +360,6 @@ impl State {
                 let name = config.name.clone();
                 self.change(Change::SubscriptionGroup(name, Some(Arc::new(config))), changes);
             }
-        }
-        Ok(())
-    }
-
-    fn prefer_leader(&mut self, number: u16, node: String, changes: &mut Changes) -> Result<(), Refusal> {
-        let group = self.metadata.groups.get(&number).ok_or(Refusal::GroupNotExist)?;
-        if group.members.iter().all(|member| member.node != node) {
-            return Err(Refusal::ReplicaNotExist);
-        }
-        if group.preferred != node {
-            let mut group = group.clone();
-            group.preferred = node;
-            self.change(Change::Group(number, group), changes);
         }
         Ok(())
     }

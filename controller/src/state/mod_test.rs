@@ -1,6 +1,7 @@
 //! The state as the log sees it: command in, reply and changes out. Every command goes through [`Check::apply`], which
 //! also keeps a copy by the changes alone and compares it.
 
+use super::limits::NODES_MAX;
 use super::*;
 use crate::metadata::SLOTS;
 use crate::queue_move::{MoveOutcome, MoveRequest};
@@ -101,7 +102,7 @@ fn found(name: &str, id: &str, policy: Policy) -> Command {
     }
 }
 
-fn register(name: &str, volume: &str) -> Command {
+pub(super) fn register(name: &str, volume: &str) -> Command {
     Command::RegisterNode {
         name: name.to_owned(),
         volume: volume.to_owned(),

@@ -77,9 +77,30 @@ pub enum Refusal {
     /// The Raft group or subscription group does not exist.
     #[error("group does not exist")]
     GroupNotExist,
-    /// No replica of the Raft group is on that node.
+    /// No replica of the Raft group is on that node, or none that stays.
     #[error("the node has no replica of the group")]
     ReplicaNotExist,
+    /// The Raft group has a replica on that node.
+    #[error("the node has a replica of the group already")]
+    ReplicaExists,
+    /// The replica was not told to go.
+    #[error("the replica is to stay")]
+    ReplicaStays,
+    /// A Raft group keeps at least one replica.
+    #[error("it is the last replica of the group that stays")]
+    LastReplica,
+    /// The node does not exist.
+    #[error("node does not exist")]
+    NodeNotExist,
+    /// An evacuating node gets no replicas.
+    #[error("the node is being evacuated")]
+    NodeEvacuating,
+    /// Replicas of the node have no other place.
+    #[error("no other node can take a replica of {0}")]
+    TooFewNodes(String),
+    /// The node has replicas.
+    #[error("the node has replicas: evacuate it first")]
+    NodeInUse,
     /// There are too few nodes so far for any Raft group.
     #[error("there is no Raft group yet")]
     NoGroups,

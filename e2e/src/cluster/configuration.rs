@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use super::CLUSTER_NAME;
+use super::{CLUSTER_NAME, Shape};
 use crate::ports::{ControllerPorts, Ports};
 
 /// Small log files, so that a run rolls through several.
@@ -32,15 +32,18 @@ pub fn controller_toml(
     listen: Ipv4Addr,
     ports: ControllerPorts,
     peers: &[String],
-    (replicas, groups_per_node): (usize, usize),
+    shape: &Shape,
 ) -> String {
     format!(
         "node = \"{name}\"\ndata = \"{data}\"\nlisten = \"{listen}\"\ncluster = \"{CLUSTER_NAME}\"\npeers = {peers:?}\n\n\
          [ports]\ncontroller = {controller}\nhttp = {http}\nname_server = {name_server}\n\n\
-         [policy]\nreplicas = {replicas}\ngroups_per_node = {groups_per_node}\n",
+         [policy]\nreplicas = {replicas}\ngroups_per_node = {groups_per_node}\nreplace_after = \"{replace_after}\"\n",
         data = data.display(),
         controller = ports.controller,
         http = ports.http,
         name_server = ports.name_server,
+        replicas = shape.replicas,
+        groups_per_node = shape.groups_per_node,
+        replace_after = shape.replace_after,
     )
 }

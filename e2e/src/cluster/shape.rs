@@ -22,6 +22,8 @@ pub struct Shape {
     pub groups_per_node: usize,
     /// Whether every process runs on a machine of its own in a [`Network`](crate::network::Network).
     pub networked: bool,
+    /// How long a node may be silent before it is replaced; empty: for ever.
+    pub replace_after: &'static str,
 }
 
 impl Shape {
@@ -35,6 +37,7 @@ impl Shape {
             replicas: if nodes < REPLICAS { nodes } else { REPLICAS },
             groups_per_node: 1,
             networked: false,
+            replace_after: "",
         }
     }
 
@@ -62,6 +65,11 @@ impl Shape {
             networked: true,
             ..self
         }
+    }
+
+    /// With nodes that are replaced when they are silent for so long.
+    pub const fn replace_after(self, replace_after: &'static str) -> Self {
+        Self { replace_after, ..self }
     }
 
     /// How many Raft groups the controllers make once there are so many nodes.
