@@ -170,6 +170,13 @@ impl Default for Log {
     }
 }
 
+impl Policy {
+    /// How long messages are kept, in milliseconds.
+    pub fn retention_ms(&self) -> u64 {
+        self.retention_hours.saturating_mul(3_600_000)
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self {

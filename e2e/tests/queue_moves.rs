@@ -261,6 +261,20 @@ fn a_move_takes_no_stored_byte_along() {
     assert!(moved.len() == (QUEUES / 3) as usize, "{moved:?}");
     assert!(before > 2.0 * stored as f64, "replication counts: {before}");
     assert!(sent < stored as f64 / 20.0, "{sent} of {stored} bytes");
+    // The group says what it keeps, and until when.
+    let shown = cluster
+        .http(2)
+        .get_ok(&format!("/v1/groups/{group}"))
+        .expect("the group");
+    assert_eq!(shown["kept_segments"], json!(moved.len()), "{shown}");
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("a clock");
+    let until = shown["kept_until"]
+        .as_u64()
+        .map(|until| u128::from(until).saturating_sub(now.as_millis()));
+    let hours = until.map(|left| left / 3_600_000);
+    assert_eq!(hours, Some(71), "72 hours from the last message on: {shown}");
     // And they are all there, through a node that has the queue elsewhere now.
     let dump = cluster
         .client(1)

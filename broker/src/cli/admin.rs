@@ -203,6 +203,7 @@ const GROUPS: &[Column] = &[
     ("term", "term"),
     ("open queues", "open_queues"),
     ("draining", "draining"),
+    ("kept segments", "kept_segments"),
     ("committed", "committed_index"),
     ("applied", "applied_index"),
     ("log bytes", "commitlog.bytes"),

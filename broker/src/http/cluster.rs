@@ -194,9 +194,12 @@ pub fn group_document(broker: &Broker, replica: &Replica) -> Value {
             .get(&replica.number)
             .map(|group| group.preferred.clone())
     });
+    let kept = replica.state.kept(broker.settings.policy.retention_ms());
     json!({
         "name": replica.name,
         "number": replica.number,
+        "kept_segments": kept.segments,
+        "kept_until": kept.until_ms,
         "leader": status.leader,
         "preferred_leader": preferred,
         "term": status.term,

@@ -1,6 +1,8 @@
 //! What request handlers read of a group's state on this replica. As fresh as apply; a handler that needs more asks
 //! the Raft group for a read index first.
 
+mod expiry;
+
 use std::fmt;
 use std::io;
 use std::ops::Deref;
@@ -386,54 +388,6 @@ impl StateReader {
             queue: hit.queue.queue(),
             located,
         }))
-    }
-
-    /// The last entry that no message within its topic's retention lies in or before: what a trim may name. Topics
-    /// without a retention of their own have `default_retention_ms`. `None` if there is nothing to trim.
-    pub fn trim_point(&self, now_ms: i64, default_retention_ms: u64) -> io::Result<Option<u64>> {
-        let (applied, trimmed, queues) = {
-            let memory = self.shared.memory.read();
-            let Some(applied) = memory.progress.applied else {
-                return Ok(None);
-            };
-            let queues: Vec<_> = memory
-                .state
-                .topics
-                .segments_up_to(u64::MAX)
-                .into_iter()
-                .filter_map(|id| {
-                    let topic = memory.state.topics.by_id(id.queue.topic())?;
-                    let retention_ms = topic.config.retention_ms.unwrap_or(default_retention_ms);
-                    let since = now_ms.saturating_sub_unsigned(retention_ms);
-                    let queue = memory.state.topics.segment(id)?;
-                    Some((
-                        View::of(&memory, id.queue, queue),
-                        since,
-                        queue.min_store_time,
-                        queue.first_log_index,
-                    ))
-                })
-                .collect();
-            (applied.index, memory.state.trimmed, queues)
-        };
-        let mut point = applied;
-        for (view, since, min_store_time, first_log_index) in queues {
-            if point <= trimmed {
-                return Ok(None);
-            }
-            let first_kept = if min_store_time >= since {
-                Some(first_log_index)
-            } else {
-                let offset = self.first_since(&view, since)?;
-                self.locate_in(&view, offset, 1)?
-                    .first()
-                    .map(|located| located.log_index)
-            };
-            if let Some(first_kept) = first_kept {
-                point = point.min(first_kept.saturating_sub(1));
-            }
-        }
-        Ok(Some(point).filter(|point| *point > trimmed))
     }
 
     fn view_at(&self, topic: &str, queue: u32, offset: i64) -> Option<View> {

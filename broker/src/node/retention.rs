@@ -30,11 +30,10 @@ const DISK_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const FREE_BYTES_MIN: u64 = 64 << 20;
 /// The leader decides once a minute.
 const LOOKS_PER_DECISION: u64 = 6;
-/// Fewer entries than this are not worth a decision.
+/// Fewer entries than this are not worth a decision when no message lies in them.
 const TRIM_ENTRIES_MIN: u64 = 64;
 /// Share of the log in percent that goes at once when the disk is too full.
 const PRESSURE_STEP_PERCENT: u64 = 10;
-const HOUR_MS: u64 = 3_600_000;
 
 /// Looks at the disk until `stop` says true.
 pub async fn watch_disk(broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
@@ -99,9 +98,9 @@ async fn decide(broker: &Arc<Broker>, replica: &Arc<Replica>) {
     let point = tokio::task::spawn_blocking(move || {
         let policy = &settings.policy;
         let status = reader.group.status();
-        let by_time = reader
-            .state
-            .trim_point(now_ms(), policy.retention_hours.saturating_mul(HOUR_MS))?;
+        let by_time = reader.state.trim_point(now_ms(), policy.retention_ms())?;
+        let forgets = by_time.is_some_and(|point| point.forgets);
+        let by_time = by_time.map(|point| point.log_index);
         let log = LogExtent {
             trimmed: reader.state.trimmed(),
             applied: status.applied.map_or(0, |id| id.index),
@@ -112,10 +111,12 @@ async fn decide(broker: &Arc<Broker>, replica: &Arc<Replica>) {
         let frees = policy.on_disk_pressure == OnDiskPressure::Delete && log.bytes > 2 * settings.log.file_bytes;
         let used = if frees { used_percent(&settings.data) } else { 0 };
         let by_disk = log.by_disk(used, policy.disk_used_percent_max);
-        Ok::<_, std::io::Error>((by_time.max(by_bytes).max(by_disk), log.trimmed))
+        let worth_it = if forgets { 1 } else { TRIM_ENTRIES_MIN };
+        let point = by_time.max(by_bytes).max(by_disk);
+        Ok::<_, std::io::Error>((point.filter(|point| *point >= log.trimmed + worth_it), log.trimmed))
     });
     let (point, trimmed) = match point.await {
-        Ok(Ok((Some(point), trimmed))) if point >= trimmed + TRIM_ENTRIES_MIN => (point, trimmed),
+        Ok(Ok((Some(point), trimmed))) => (point, trimmed),
         Ok(Ok(_)) => return,
         Ok(Err(error)) => return warn!(%error, "look for what retention may remove"),
         Err(error) => return warn!(%error, "look for what retention may remove"),
