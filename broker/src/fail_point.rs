@@ -1,13 +1,19 @@
-//! Points at which a test of crashes has a process die, as if it were killed there.
+//! Points at which a test of crashes has a process die, as if it were killed there, or stand still for a moment, so that
+//! the test can do something to it there.
 //!
 //! With `FLOTILLA_FAIL_POINTS=FOLDER` in its environment a process that comes to the point `P` while `FOLDER/P` exists
-//! removes that file and aborts: of several processes one dies, once. Without the variable nothing is looked at.
+//! removes that file and aborts, or waits for [`PAUSE`] if `pause` stands in it: of several processes one does so, once.
+//! Without the variable nothing is looked at.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Names the folder.
 const VARIABLE: &str = "FLOTILLA_FAIL_POINTS";
+
+/// How long a process stands still.
+const PAUSE: Duration = Duration::from_millis(100);
 
 static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
 
@@ -50,9 +56,17 @@ pub const THROWN_AWAY_NEXT: &str = "thrown-away-next";
 /// The process comes to `point`.
 pub fn reached(point: &str) {
     let folder = FOLDER.get_or_init(|| std::env::var_os(VARIABLE).map(PathBuf::from));
-    if let Some(folder) = folder
-        && std::fs::remove_file(folder.join(point)).is_ok()
-    {
+    let Some(file) = folder.as_ref().map(|folder| folder.join(point)) else {
+        return;
+    };
+    let is_pause = std::fs::read(&file).is_ok_and(|text| text == b"pause");
+    if std::fs::remove_file(&file).is_err() {
+        return;
+    }
+    if is_pause {
+        tracing::error!(point, "stands still at a fail point");
+        std::thread::sleep(PAUSE);
+    } else {
         tracing::error!(point, "dies at a fail point");
         std::process::abort();
     }

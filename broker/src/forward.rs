@@ -22,7 +22,10 @@ use flotilla_raft_store::leadership::Leadership;
 use rand::seq::IndexedRandom;
 use tokio::time::{Instant, timeout_at};
 
-pub use frames::{alive_members_call, announces_call, has_epoch_call, has_topic_call, members_changed_call, step_call};
+pub use frames::{
+    alive_members_call, announces_call, has_epoch_call, has_topic_call, members_changed_call, relayed_step_call,
+    step_call,
+};
 
 use frames::{Asked, Forwarded, Wait, decode_reply, encode_forwarded, encode_reply, kind};
 
@@ -326,12 +329,15 @@ pub async fn serve(broker: &Arc<Broker>, call: Bytes) -> Bytes {
             let has = topic_changes::leader_has(broker, group, &topic, version).await;
             return Bytes::from_static(if has { &[1] } else { &[0] });
         }
-        Some((&kind::STEP, _)) => {
+        Some((kind @ (&kind::STEP | &kind::RELAYED_STEP), _)) => {
             let mut rest = call.slice(1..);
             let Ok(group) = rest.try_get_u16() else {
                 return Bytes::new();
             };
-            return queue_moves::serve(broker, group, rest).await;
+            return match *kind {
+                kind::STEP => queue_moves::serve(broker, group, rest).await,
+                _ => queue_moves::relay(broker, group, rest).await,
+            };
         }
         Some((&kind::ANNOUNCES, _)) => {
             let announced = membership::announced_here(broker, call.slice(1..));

@@ -32,7 +32,7 @@ use crate::state::topics::handover::Sealed;
 use crate::state::{Command, Opening, Reply, State, Step};
 use crate::topic_changes;
 
-pub use steps::serve;
+pub use steps::{relay, serve};
 
 use steps::{NotDone, at_group, here};
 

@@ -263,9 +263,21 @@ impl Cluster {
 
     /// Has the first process that comes to this point die there; see the product's `fail_point.rs`.
     pub fn arm(&self, point: &str) -> Result<()> {
+        self.put_fail_point(point, "")
+    }
+
+    /// Has the first process that comes to this point stand still there for a tenth of a second.
+    pub fn arm_pause(&self, point: &str) -> Result<()> {
+        self.put_fail_point(point, "pause")
+    }
+
+    fn put_fail_point(&self, point: &str, what: &str) -> Result<()> {
         let folder = self.nodes[0].fail_points();
         std::fs::create_dir_all(&folder)?;
-        std::fs::write(folder.join(point), [])?;
+        // Found whole or not at all.
+        let unseen = folder.join("next.tmp");
+        std::fs::write(&unseen, what)?;
+        std::fs::rename(unseen, folder.join(point))?;
         Ok(())
     }
 

@@ -19,6 +19,7 @@ pub(super) mod kind {
     pub const HAS_EPOCH: u8 = 5;
     pub const HAS_TOPIC: u8 = 6;
     pub const STEP: u8 = 7;
+    pub const RELAYED_STEP: u8 = 8;
 }
 
 /// The call that asks a node which members of consumer groups are alive there.
@@ -64,8 +65,17 @@ pub fn has_topic_call(group: u16, version: u64, topic: &str) -> Bytes {
 
 /// The call that has the leader of a Raft group log one step of a queue's move.
 pub fn step_call(group: u16, step: &[u8]) -> Bytes {
+    step_frame(kind::STEP, group, step)
+}
+
+/// As [`step_call`], for a node that is to ask the leader in turn if it does not lead the group itself.
+pub fn relayed_step_call(group: u16, step: &[u8]) -> Bytes {
+    step_frame(kind::RELAYED_STEP, group, step)
+}
+
+fn step_frame(kind: u8, group: u16, step: &[u8]) -> Bytes {
     let mut call = BytesMut::with_capacity(3 + step.len());
-    call.put_u8(kind::STEP);
+    call.put_u8(kind);
     call.put_u16(group);
     call.put_slice(step);
     call.freeze()

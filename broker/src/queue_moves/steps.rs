@@ -1,5 +1,8 @@
 //! Logging one step of a move, in the group led here or in another one. Every step may be said twice, so that nothing
 //! is lost by saying it again.
+//!
+//! A leader that cannot be reached from here may well be reached by others: a queue that is sealed must not wait for the
+//! network between two nodes to heal. So a step goes through another node as well when its leader is silent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +19,8 @@ use crate::state::Refusal;
 /// Before the other group is asked again.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// After so long a leader is asked through another node, too.
+const ANSWERS_AT_ONCE: Duration = Duration::from_millis(200);
 
 /// Why a step is not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,15 +57,11 @@ pub async fn at_group(broker: &Arc<Broker>, group: u16, step: &Command, patience
         let seen = broker.leadership(group);
         let last = match (broker.led(group), seen.leader.as_deref()) {
             (Some(replica), _) => here(&replica, step).await,
-            (None, Some(leader)) if leader != broker.node => {
-                let call = forward::step_call(group, &step.encode());
+            (None, leader) => {
+                let leader = leader.filter(|leader| *leader != broker.node);
                 let until = deadline.min(Instant::now() + super::TRY_MAX);
-                match broker.peers.call(leader, call, until.into_std()).await {
-                    Ok(reply) => decode(&reply),
-                    Err(error) => Err(NotDone::Unknown(format!("call {leader}: {error}"))),
-                }
+                elsewhere(broker, group, leader, &step.encode(), until).await
             }
-            _ => Err(NotDone::Unknown("nobody leads it".to_owned())),
         };
         match last {
             Err(NotDone::Unknown(_)) if Instant::now() + pause < deadline => {}
@@ -70,6 +71,75 @@ pub async fn at_group(broker: &Arc<Broker>, group: u16, step: &Command, patience
         sleep(PAUSE_MIN).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// Has a leader log a step, through another node too if it does not answer at once, or is not known here.
+async fn elsewhere(
+    broker: &Arc<Broker>,
+    group: u16,
+    leader: Option<&str>,
+    step: &[u8],
+    until: Instant,
+) -> Result<(), NotDone> {
+    let lives = leader.is_some_and(|leader| broker.peers.is_living(leader));
+    let patience = if lives { ANSWERS_AT_ONCE } else { Duration::ZERO };
+    let direct = async {
+        let leader = leader.ok_or_else(|| NotDone::Unknown("nobody leads it".to_owned()))?;
+        ask(broker, leader, forward::step_call(group, step), until).await
+    };
+    let relayed = async {
+        sleep(patience).await;
+        let relay = relay_for(broker, group, leader);
+        let relay = relay.ok_or_else(|| NotDone::Unknown("nobody passes it on".to_owned()))?;
+        ask(broker, &relay, forward::relayed_step_call(group, step), until).await
+    };
+    tokio::pin!(direct, relayed);
+    tokio::select! {
+        told = &mut direct => match told {
+            // One that lives says so itself.
+            Err(NotDone::Unknown(_)) if !lives => relayed.await,
+            told => told,
+        },
+        told = &mut relayed => match told {
+            Err(NotDone::Unknown(_)) => direct.await,
+            told => told,
+        },
+    }
+}
+
+/// A living node that may reach the leader of a group, rather one with a replica of it.
+fn relay_for(broker: &Broker, group: u16, leader: Option<&str>) -> Option<String> {
+    let members: Vec<String> = broker.metadata.read(|metadata| {
+        let group = metadata.groups.get(&group);
+        let members = group.into_iter().flat_map(|group| &group.members);
+        members.map(|member| member.node.clone()).collect()
+    });
+    let others = broker.peers.nodes().into_iter();
+    let others = others.filter(|node| node.living && !node.here && Some(node.name.as_str()) != leader);
+    let best = others.max_by_key(|node| members.contains(&node.name));
+    best.map(|node| node.name)
+}
+
+async fn ask(broker: &Broker, node: &str, call: Bytes, until: Instant) -> Result<(), NotDone> {
+    match broker.peers.call(node, call, until.into_std()).await {
+        Ok(reply) => decode(&reply),
+        Err(error) => Err(NotDone::Unknown(format!("call {node}: {error}"))),
+    }
+}
+
+/// Logs a step that another group's leader asks for with [`forward::relayed_step_call`], here or at the leader.
+pub async fn relay(broker: &Arc<Broker>, group: u16, step: Bytes) -> Bytes {
+    if broker.led(group).is_some() {
+        return serve(broker, group, step).await;
+    }
+    let outcome = match broker.leadership(group).leader.as_deref() {
+        Some(leader) if leader != broker.node => {
+            let until = Instant::now() + super::TRY_MAX;
+            ask(broker, leader, forward::step_call(group, &step), until).await
+        }
+        _ => Err(NotDone::Unknown("nobody leads it".to_owned())),
+    };
+    encode(&outcome)
 }
 
 /// Logs a step that another group's leader asks for with [`forward::step_call`].

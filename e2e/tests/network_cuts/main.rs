@@ -9,6 +9,7 @@
 
 mod controllers;
 mod figures;
+mod moves;
 mod nodes;
 mod pairs;
 mod scene;
