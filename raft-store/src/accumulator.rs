@@ -5,15 +5,17 @@
 //! Everything that waits or is in flight is bounded; what does not fit is refused before it is proposed.
 
 use std::collections::BTreeSet;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
 use openraft::errors::ClientWriteError;
 use openraft::impls::OneshotResponder;
 use openraft::raft::ClientWriteResult;
@@ -123,6 +125,7 @@ async fn run<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
 ) {
     let mut in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>> = FuturesUnordered::new();
     let refused = Refused::default();
+    let handed_over = HandedOver::default();
     let mut number = 0;
     let mut batch = Batch::default();
     // The proposal that did not fit the last batch.
@@ -155,11 +158,22 @@ async fn run<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
                 raft.clone(),
                 closed,
                 names.clone(),
-                refused.clone(),
-                number,
+                (number, refused.clone(), handed_over.clone()),
             )));
-            // Polled at once: entries must reach the engine in the order in which they were closed.
-            let _ = in_flight.next().now_or_never();
+            // Entries must reach the engine in the order in which they were closed: handing one over may have to wait, for
+            // room or for the turns of other tasks.
+            poll_fn(|context| {
+                loop {
+                    let polled = in_flight.poll_next_unpin(context);
+                    if handed_over.load(Ordering::Relaxed) >= number {
+                        return Poll::Ready(());
+                    }
+                    if polled.is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+            })
+            .await;
             continue;
         }
         if in_flight.is_empty() {
@@ -263,6 +277,9 @@ impl<R> Batch<R> {
 /// that none is overtaken.
 type Refused = Arc<Mutex<BTreeSet<u64>>>;
 
+/// The number of the last batch that the engine was given.
+type HandedOver = Arc<AtomicU64>;
+
 /// Takes a batch out of [`Refused`] when it is answered.
 struct Left(Refused, u64);
 
@@ -278,8 +295,7 @@ async fn propose<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
     raft: Engine<Rt, D, S>,
     batch: Batch<S::Reply>,
     names: Names,
-    refused: Refused,
-    number: u64,
+    (number, refused, handed_over): (u64, Refused, HandedOver),
 ) {
     let payload = batch.payload();
     let mut waited = Duration::ZERO;
@@ -287,7 +303,9 @@ async fn propose<Rt: AsyncRuntime, D: Disk, S: StateMachine>(
     loop {
         type Answer<Rt, R> = ClientWriteResult<Types<Rt, R>>;
         let (responder, answer) = OneshotResponder::<Types<Rt, S::Reply>, Answer<Rt, S::Reply>>::new_pair();
-        if let Err(fatal) = raft.client_write_ff(payload.clone(), Some(responder)).await {
+        let given = raft.client_write_ff(payload.clone(), Some(responder)).await;
+        handed_over.fetch_max(number, Ordering::Relaxed);
+        if let Err(fatal) = given {
             // The engine was stopped before it took the entry.
             tracing::debug!(%fatal, "proposal refused, the replica is closed");
             return batch.refuse(&ProposeError::NotLeader { leader: None });
