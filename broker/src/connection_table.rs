@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use crate::answers::READS_PER_CONNECTION_MAX;
+use crate::lanes::Lanes;
 use crate::state::Subscription;
 
 /// Most client ids one connection may announce: a process with many client instances shares no connection.
@@ -42,6 +43,8 @@ pub struct Connection {
     /// Shared by offset updates under way; a query of offsets takes it alone once, behind the updates before it.
     /// Clients send updates one way and read them back at once.
     pub offset_updates: tokio::sync::RwLock<()>,
+    /// The order of its sends.
+    pub lanes: Lanes,
     /// Turns of requests that read messages.
     reads: Semaphore,
     pushes: mpsc::Sender<RemotingCommand>,
@@ -161,6 +164,7 @@ impl ConnectionTable {
             parked: AtomicUsize::new(0),
             home: Mutex::new(None),
             offset_updates: tokio::sync::RwLock::new(()),
+            lanes: Lanes::default(),
             reads: Semaphore::new(READS_PER_CONNECTION_MAX as usize),
             pushes,
         });

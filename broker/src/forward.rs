@@ -8,18 +8,25 @@
 //!
 //! Holds: a request that is not [`Repeat::Harmless`] is sent again only if surely nothing was done (the other node said
 //! so, or the call never left this one), or if it is a numbered send ([`Repeat::Recognised`]), which the Raft group
-//! recognises when it comes again. Everything else is an unknown outcome and is told as such.
+//! recognises when it comes again. Everything else is an unknown outcome and is told as such. When it is sent again says
+//! `forward/pursuit.rs`; the sends of a connection to one queue stay in order meanwhile ([`crate::lanes`]).
 
 mod frames;
+mod pursuit;
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use flotilla_api::remoting::codes::response;
 use flotilla_api::remoting::frame::RemotingCommand;
 use flotilla_raft_store::leadership::Leadership;
+use futures_util::poll;
 use rand::seq::IndexedRandom;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout_at};
 
 pub use frames::{
@@ -27,9 +34,12 @@ pub use frames::{
     step_call,
 };
 
+pub use pursuit::{Again, Pursuit};
+
 use frames::{Asked, Forwarded, Wait, decode_reply, encode_forwarded, encode_reply, kind};
 
 use crate::error::Failure;
+use crate::lanes::{Barred, Ticket, Way};
 use crate::membership;
 use crate::node::{Broker, Owned};
 use crate::peer::{self, CallKind};
@@ -44,10 +54,6 @@ pub const HOLD_MAX: Duration = Duration::from_millis(2_500);
 /// How long the answer of a leader may take after another one is known.
 const ANSWER_OF_OLD_LEADER_MAX: Duration = Duration::from_millis(100);
 
-/// First and longest pause before a request is tried again.
-const PAUSE_MIN: Duration = Duration::from_millis(5);
-const PAUSE_MAX: Duration = Duration::from_millis(100);
-
 /// May a request be carried out twice?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
@@ -60,37 +66,87 @@ pub enum Repeat {
 }
 
 /// Has `request` served by the leader of the Raft group that owns what it is about, here or one hop away.
-pub async fn at_owner(
+///
+/// Not an async function, as those it stands on: each would hold what it is given once more.
+pub fn at_owner(
     broker: &Arc<Broker>,
     owned: Owned<'_>,
     request: &RemotingCommand,
     origin: &Origin,
     repeat: Repeat,
-) -> Result<RemotingCommand, Failure> {
-    at_owner_within(broker, owned, request, origin, repeat, HOLD_MAX).await
+) -> impl Future<Output = Result<RemotingCommand, Failure>> + Send {
+    at_owner_within(broker, owned, request, origin, repeat, HOLD_MAX)
 }
 
 /// [`at_owner`] for clients that do not wait as long as usual.
-pub async fn at_owner_within(
+pub fn at_owner_within(
     broker: &Arc<Broker>,
     owned: Owned<'_>,
     request: &RemotingCommand,
     origin: &Origin,
     repeat: Repeat,
     patience: Duration,
+) -> impl Future<Output = Result<RemotingCommand, Failure>> + Send {
+    let ticket = match repeat {
+        Repeat::Recognised => ticket(owned, origin),
+        Repeat::Harmless | Repeat::Harmful => None,
+    };
+    pursue(broker, owned, request, origin, (repeat, ticket), patience)
+}
+
+/// The place of a send to a queue among those of its connection.
+pub fn ticket<'a>(owned: Owned<'_>, origin: &'a Origin) -> Option<Ticket<'a>> {
+    match (owned, &origin.connection) {
+        (Owned::Queue(topic, queue), Some(connection)) => Some(connection.lanes.ticket(topic, queue)),
+        _ => None,
+    }
+}
+
+/// A send that may have its place among those of its connection already.
+pub fn send_at_owner(
+    broker: &Arc<Broker>,
+    owned: Owned<'_>,
+    request: &RemotingCommand,
+    origin: &Origin,
+    ticket: Option<Ticket<'_>>,
+) -> impl Future<Output = Result<RemotingCommand, Failure>> + Send {
+    pursue(broker, owned, request, origin, (Repeat::Recognised, ticket), HOLD_MAX)
+}
+
+async fn pursue(
+    broker: &Arc<Broker>,
+    owned: Owned<'_>,
+    request: &RemotingCommand,
+    origin: &Origin,
+    (repeat, mut ticket): (Repeat, Option<Ticket<'_>>),
+    patience: Duration,
 ) -> Result<RemotingCommand, Failure> {
     let deadline = Instant::now() + patience;
-    let mut pause = PAUSE_MIN;
+    let mut pursuit = Pursuit::until(deadline);
     let mut number: Option<(u16, ForwardMark)> = None;
     // From the first try on of which nobody knows the outcome, nothing but success says more.
     let mut uncertain: Option<(u16, Failure)> = None;
+    // Why it is not done yet, and when to go on.
+    let mut refused: Option<Box<(Failure, Again)>> = None;
     loop {
         // Only the group that may have done it would know it again.
         let before = uncertain.as_ref().map(|(before, _)| *before);
-        let Some(group) = before.or_else(|| broker.owner(owned)) else {
-            return Err(Failure::NotLeader { leader: None });
-        };
-        let seen = broker.leadership(group);
+        let (mut group, mut seen) = look(broker, owned, before)?;
+        if let Some(ticket) = &mut ticket
+            && !ticket.go(way(broker, owned, group, &seen))
+        {
+            let turn = Box::pin(turn(broker, owned, before, ticket, deadline)).await;
+            (group, seen) = turn.map_err(|failure| match refused.take() {
+                Some(refused) => refused.0,
+                None => failure,
+            })?;
+        }
+        if let Some(refused) = refused.take()
+            && ticket.as_ref().is_none_or(Ticket::is_alone)
+        {
+            Box::pin(pursuit.wait(broker, refused.1)).await;
+            (group, seen) = look(broker, owned, before)?;
+        }
         let outcome = match broker.replicas.get(group) {
             Some(replica) if seen.is_leader && repeat != Repeat::Harmless && number.is_none() => {
                 let served = router::serve_as_leader(broker, &replica, request, origin);
@@ -112,37 +168,83 @@ pub async fn at_owner_within(
                         ..mark
                     }),
                 };
-                Box::pin(attempt(broker, asked, repeat, &seen, deadline)).await
+                let attempt = attempt(broker, asked, repeat, &seen, deadline, ticket.as_mut());
+                // Put off for others in the middle of it, it would be overtaken.
+                Box::pin(unconstrained(attempt)).await
             }
         };
         let failure = match (outcome, &uncertain) {
             (Ok(answer), Some((_, failure))) if answer.code != response::SUCCESS => return Err(failure.clone()),
-            (Ok(answer), _) => return Ok(answer),
+            (Ok(answer), _) => {
+                if repeat == Repeat::Recognised && answer.code == response::SUCCESS {
+                    if broker.owner_is_hearsay(owned) {
+                        broker.took_a_message(owned, group);
+                    }
+                    if let Some(ticket) = ticket {
+                        ticket.stored();
+                    }
+                }
+                return Ok(answer);
+            }
             (Err(failure), _) => failure,
         };
-        if let Failure::Moved(segment) = failure {
-            // Whatever was sent to the group before, it would know: nothing of it is stored.
-            uncertain = None;
-            if broker.learn_moved(owned, segment) {
-                broker.metrics.forward_retries.inc();
-                continue;
-            }
-        }
         let numbered = number.is_some();
-        if matches!(failure, Failure::Unknown(_)) && repeat == Repeat::Recognised && numbered && uncertain.is_none() {
-            uncertain = Some((group, failure.clone()));
+        match failure {
+            // Whatever was sent to the group before, it would know: nothing of it is stored.
+            Failure::Moved(_) => uncertain = None,
+            Failure::Unknown(_) if repeat == Repeat::Recognised && numbered && uncertain.is_none() => {
+                uncertain = Some((group, failure.clone()));
+            }
+            _ => {}
         }
-        let repeatable = match failure {
-            Failure::Unknown(_) => repeat == Repeat::Harmless || numbered,
-            _ => failure.surely_not_done(),
-        };
-        if !repeatable || Instant::now() + pause >= deadline {
-            return Err(uncertain.map_or(failure, |(_, failure)| failure));
+        let harmless = repeat == Repeat::Harmless || numbered;
+        let told = uncertain.as_ref().map_or(&failure, |(_, failure)| failure).clone();
+        match pursuit.learn(broker, owned, (group, &seen), &failure, harmless) {
+            Some(again) => refused = Some(Box::new((told, again))),
+            None => return Err(told),
+        }
+        if let Some(ticket) = &mut ticket {
+            ticket.again(uncertain.is_none());
         }
         broker.metrics.forward_retries.inc();
-        let _ = tokio::time::timeout(pause, broker.leadership_changed(group, &seen)).await;
-        pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// Which Raft group is to be asked, and what is known of its leader.
+fn look(broker: &Broker, owned: Owned<'_>, before: Option<u16>) -> Result<(u16, Leadership), Failure> {
+    let group = before.or_else(|| broker.owner(owned));
+    let group = group.ok_or(Failure::NotLeader { leader: None })?;
+    Ok((group, broker.leadership(group)))
+}
+
+/// The way a send takes with others; none if whoever is asked may refuse it and take the next.
+fn way<'a>(broker: &Broker, owned: Owned<'_>, group: u16, seen: &'a Leadership) -> Option<Way<'a>> {
+    (seen.leader.is_some() && !broker.owner_is_hearsay(owned)).then_some((group, seen))
+}
+
+/// Waits until a send may go, and says where it goes then.
+async fn turn(
+    broker: &Broker,
+    owned: Owned<'_>,
+    before: Option<u16>,
+    ticket: &mut Ticket<'_>,
+    deadline: Instant,
+) -> Result<(u16, Leadership), Failure> {
+    let turn = poll_fn(|context| {
+        let (group, seen) = match look(broker, owned, before) {
+            Ok(looked) => looked,
+            Err(failure) => return Poll::Ready(Err(failure)),
+        };
+        ticket
+            .poll_go(context, way(broker, owned, group, &seen))
+            .map(|turn| match turn {
+                Ok(()) => Ok((group, seen)),
+                Err(Barred::Full) => Err(Failure::Busy("too many sends to this queue wait already".to_owned())),
+                Err(Barred::Overtaken) => Err(Failure::Busy("later sends to this queue are stored".to_owned())),
+            })
+    });
+    let late = || Failure::Busy("what was sent to this queue before is not stored yet".to_owned());
+    timeout_at(deadline, turn).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// One try at the leader that is known now, given up when it cannot be the one to answer any more.
@@ -152,6 +254,7 @@ async fn attempt(
     repeat: Repeat,
     seen: &Leadership,
     deadline: Instant,
+    ticket: Option<&mut Ticket<'_>>,
 ) -> Result<RemotingCommand, Failure> {
     let group = asked.group;
     let served = async {
@@ -163,10 +266,10 @@ async fn attempt(
                 };
                 router::serve_as_leader(broker, &replica, asked.request, &numbered).await
             }
-            (_, Some(leader)) if leader != broker.node => call(broker, leader, asked, Wait::No, deadline).await,
+            (_, Some(leader)) if leader != broker.node => call(broker, leader, asked, Wait::No, deadline, ticket).await,
             // Also where there is a replica here: it may not have heard of the others yet.
             _ => match any_member(broker, group) {
-                Some(member) => call(broker, &member, asked, Wait::No, deadline).await,
+                Some(member) => call(broker, &member, asked, Wait::No, deadline, ticket).await,
                 None => Err(Failure::NotLeader { leader: None }),
             },
         }
@@ -226,13 +329,10 @@ pub async fn wait_at_owner(
 ) -> Result<RemotingCommand, Failure> {
     let begun = Instant::now();
     let deadline = begun + patience + HOLD_MAX;
-    let mut pause = PAUSE_MIN;
+    let mut pursuit = Pursuit::until(deadline);
     let mut request = request.clone();
     loop {
-        let Some(group) = broker.owner(owned) else {
-            return Err(Failure::NotLeader { leader: None });
-        };
-        let seen = broker.leadership(group);
+        let (group, seen) = look(broker, owned, None)?;
         let target = seen.leader.as_deref().map(str::to_owned);
         let asked = Asked {
             group,
@@ -240,32 +340,26 @@ pub async fn wait_at_owner(
             origin,
             mark: None,
         };
-        let failure = match target.or_else(|| any_member(broker, group)) {
+        let answered = match target.or_else(|| any_member(broker, group)) {
             Some(node) => {
-                let answered = tokio::select! {
-                    answered = call(broker, &node, asked, Wait::Yes, deadline) => answered,
+                tokio::select! {
+                    answered = call(broker, &node, asked, Wait::Yes, deadline, None) => answered,
                     // Whoever leads now wakes the pull; the one before may be silent.
                     _ = broker.leadership_changed(group, &seen) => Err(Failure::NotLeader { leader: None }),
-                };
-                match answered {
-                    Ok(answer) => return Ok(answer),
-                    Err(failure) => failure,
                 }
             }
-            None => Failure::NotLeader { leader: None },
+            None => Err(Failure::NotLeader { leader: None }),
         };
-        if let Failure::Moved(segment) = failure
-            && broker.learn_moved(owned, segment)
-        {
-            continue;
-        }
-        if Instant::now() + pause >= deadline {
+        let failure = match answered {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => failure,
+        };
+        let Some(again) = pursuit.learn(broker, owned, (group, &seen), &failure, true) else {
             return Err(failure);
-        }
-        let _ = tokio::time::timeout(pause, broker.leadership_changed(group, &seen)).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        };
+        pursuit.wait(broker, again).await;
         // The next one waits no longer than what is left of the client's patience.
-        let left = patience.saturating_sub(begun.elapsed()).max(PAUSE_MIN);
+        let left = patience.saturating_sub(begun.elapsed()).max(pursuit::PAUSE_MIN);
         let left_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
         request.fields.set("suspendTimeoutMillis", left_ms);
     }
@@ -277,6 +371,7 @@ async fn call(
     asked: Asked<'_>,
     wait: Wait,
     deadline: Instant,
+    ticket: Option<&mut Ticket<'_>>,
 ) -> Result<RemotingCommand, Failure> {
     let group = asked.group;
     broker.metrics.forwarded.inc();
@@ -286,7 +381,23 @@ async fn call(
         Wait::No => CallKind::Forward,
         Wait::Yes => CallKind::Park,
     };
-    let answer = broker.peers.call_kind(node, kind, call, deadline.into_std()).await;
+    let mut placing = pin!(broker.peers.place(node, kind, call, deadline.into_std()));
+    let placed = match poll!(&mut placing) {
+        Poll::Ready(placed) => placed,
+        Poll::Pending => match ticket {
+            Some(ticket) => {
+                ticket.hold();
+                let placed = placing.await;
+                ticket.handed_on();
+                placed
+            }
+            None => placing.await,
+        },
+    };
+    let answer = match placed {
+        Ok(placed) => placed.answer().await,
+        Err(error) => Err(error),
+    };
     if wait == Wait::No {
         broker.metrics.forward_seconds.observe(started.elapsed().as_secs_f64());
     }

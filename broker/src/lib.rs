@@ -19,6 +19,7 @@ pub mod http;
 pub mod incoming;
 pub mod key_index;
 pub mod kv;
+pub mod lanes;
 pub mod leaders;
 pub mod long_poll;
 pub mod machine;

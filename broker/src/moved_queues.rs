@@ -20,10 +20,24 @@ const QUEUES_MAX: usize = 65_536;
 pub struct MovedQueues {
     /// How many queues there are, to be looked at without the lock.
     count: AtomicUsize,
-    queues: RwLock<HashMap<(u64, u32), Vec<Successor>>>,
+    queues: RwLock<HashMap<(u64, u32), Known>>,
+}
+
+/// What is known of one queue.
+#[derive(Debug, Default)]
+struct Known {
+    /// Oldest first.
+    segments: Vec<Successor>,
+    /// The newest generation that took a message, as far as this process knows: it is open.
+    opened: u32,
 }
 
 impl MovedQueues {
+    /// Whether the metadata says everything; no lock is taken to know.
+    pub fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
     /// Notes a segment of a topic's queue. False if it is known already, here or in the metadata.
     pub fn learn(&self, topic: &Topic, queue: u32, segment: Successor) -> bool {
         if published(topic, queue) >= segment.generation {
@@ -33,7 +47,7 @@ impl MovedQueues {
         if queues.len() >= QUEUES_MAX {
             queues.clear();
         }
-        let known = queues.entry((topic.id, queue)).or_default();
+        let known = &mut queues.entry((topic.id, queue)).or_default().segments;
         known.retain(|known| known.generation > published(topic, queue));
         let place = known.partition_point(|known| known.generation < segment.generation);
         let is_new = known
@@ -56,12 +70,34 @@ impl MovedQueues {
         self.newest(topic, queue, |segment| segment.start <= offset)
     }
 
+    /// Whether the newest segment of a queue was only heard of: its Raft group may not have opened it yet.
+    pub fn is_hearsay(&self, topic: &Topic, queue: u32) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let queues = self.queues.read();
+        let known = queues.get(&(topic.id, queue));
+        let newest = known.and_then(|known| Some((known.segments.last()?.generation, known.opened)));
+        newest.is_some_and(|(newest, opened)| newest > opened.max(published(topic, queue)))
+    }
+
+    /// A Raft group took a message of a queue: its segment is open.
+    pub fn took_a_message(&self, topic: &Topic, queue: u32, group: u16) {
+        let mut queues = self.queues.write();
+        if let Some(known) = queues.get_mut(&(topic.id, queue))
+            && let Some(segment) = known.segments.iter().rev().find(|segment| segment.group == group)
+        {
+            known.opened = known.opened.max(segment.generation);
+        }
+    }
+
     /// All segments of a queue, oldest first: those of the metadata, and those that follow.
     pub fn segments(&self, topic: &Topic, queue: u32) -> Vec<Segment> {
         let mut segments = topic.queues.get(queue as usize).cloned().unwrap_or_default();
         let last = published(topic, queue);
         let queues = self.queues.read();
-        let known = queues.get(&(topic.id, queue)).into_iter().flatten();
+        let known = queues.get(&(topic.id, queue));
+        let known = known.into_iter().flat_map(|known| &known.segments);
         for follows in known.filter(|known| known.generation > last) {
             if let Some(before) = segments.last_mut() {
                 before.end = Some(follows.start);
@@ -78,36 +114,37 @@ impl MovedQueues {
 
     /// Raft groups of segments of a topic's queues that are newer than the metadata.
     pub fn groups(&self, topic: &Topic) -> Vec<u16> {
-        if self.count.load(Ordering::Acquire) == 0 {
+        if self.is_empty() {
             return Vec::new();
         }
         let queues = self.queues.read();
         let of_topic = queues.iter().filter(|((id, _), _)| *id == topic.id);
         of_topic
-            .flat_map(|(_, known)| known.iter().map(|known| known.group))
+            .flat_map(|(_, known)| known.segments.iter().map(|segment| segment.group))
             .collect()
     }
 
     fn newest(&self, topic: &Topic, queue: u32, wanted: impl Fn(&Successor) -> bool) -> Option<u16> {
-        if self.count.load(Ordering::Acquire) == 0 {
+        if self.is_empty() {
             return None;
         }
         let queues = self.queues.read();
         let known = queues.get(&(topic.id, queue))?;
-        let newest = known.iter().rev().find(|segment| wanted(segment))?;
+        let newest = known.segments.iter().rev().find(|segment| wanted(segment))?;
         (newest.generation > published(topic, queue)).then_some(newest.group)
     }
 
     /// Forgets what the metadata says by now, and deleted topics.
     pub fn prune(&self, metadata: &Metadata) {
-        if self.count.load(Ordering::Acquire) == 0 {
+        if self.is_empty() {
             return;
         }
         let topics: HashMap<u64, &Topic> = metadata.topics.values().map(|topic| (topic.id, &**topic)).collect();
         let mut queues = self.queues.write();
         queues.retain(|(topic, queue), known| {
             let published = topics.get(topic).map(|topic| published(topic, *queue));
-            published.is_some_and(|published| known.iter().any(|segment| segment.generation > published))
+            let newest = known.segments.last().map(|segment| segment.generation);
+            newest > published && published.is_some()
         });
         self.count.store(queues.len(), Ordering::Release);
     }
@@ -168,6 +205,22 @@ mod tests {
         let shown: Vec<_> = segments.iter().map(|one| (one.group, one.start, one.end)).collect();
         assert_eq!(shown, [(1, 0, Some(10)), (2, 10, Some(20)), (3, 20, None)]);
         assert_eq!(moved.groups(&topic_now), [2, 3]);
+    }
+
+    #[test]
+    fn a_segment_is_hearsay_until_it_took_a_message_or_is_published() {
+        let moved = MovedQueues::default();
+        let topic_now = topic(&[(1, 1)]);
+        assert!(!moved.is_hearsay(&topic_now, 0));
+        moved.learn(&topic_now, 0, successor(4, 2, 10));
+        assert!(moved.is_hearsay(&topic_now, 0));
+        assert!(!moved.is_hearsay(&topic(&[(1, 1), (4, 2)]), 0));
+        moved.took_a_message(&topic_now, 0, 1);
+        assert!(moved.is_hearsay(&topic_now, 0), "that was the one before");
+        moved.took_a_message(&topic_now, 0, 2);
+        assert!(!moved.is_hearsay(&topic_now, 0));
+        moved.learn(&topic_now, 0, successor(9, 3, 20));
+        assert!(moved.is_hearsay(&topic_now, 0));
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod table;
 use std::io;
 use std::time::Duration;
 
-pub use calls::CallKind;
+pub use calls::{CallKind, Placed};
 pub use handshake::{Channel, Hello, Refusal};
 pub use line::Line;
 pub use listener::{PeerHandler, serve_peers};

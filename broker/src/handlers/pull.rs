@@ -23,7 +23,7 @@ use super::pull_request::Pull;
 use super::pull_result::{Place, PullResult, PullStatus, place};
 use super::stored::{Copied, EntryReader};
 use crate::error::Failure;
-use crate::forward::{self, Repeat};
+use crate::forward::{self, Pursuit, Repeat};
 use crate::long_poll::Woken;
 use crate::node::Broker;
 use crate::replica::Replica;
@@ -65,7 +65,9 @@ pub async fn pull(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origi
     }
     let patience = pull.suspend;
     let begun = Instant::now();
+    let mut pursuit = Pursuit::until(begun + patience.unwrap_or_default() + forward::HOLD_MAX);
     let (replica, prepared) = loop {
+        let asked = broker.owner(pull.segment());
         let looked = match broker.replica_of(pull.segment()) {
             Some(replica) => match pull_here(broker, &replica, &pull, &request, origin).await {
                 Ok(Looked::Nothing(prepared)) => break (replica, prepared),
@@ -74,16 +76,15 @@ pub async fn pull(broker: &Arc<Broker>, request: RemotingCommand, origin: &Origi
             },
             None => pull_elsewhere(broker, &pull, &request, origin).await,
         };
-        match looked {
-            Err(Failure::Moved(segment)) if begun.elapsed() < patience.unwrap_or_default() + forward::HOLD_MAX => {
-                if !broker.learn_moved(pull.segment(), segment) {
-                    // What is asked here is behind what is known; it catches up.
-                    tokio::time::sleep(STALE_PAUSE).await;
-                }
-                pull.suspend = patience.and_then(|patience| patience.checked_sub(begun.elapsed()));
-            }
-            outcome => return outcome,
-        }
+        let (Err(failure @ Failure::Moved(_)), Some(asked)) = (&looked, asked) else {
+            return looked;
+        };
+        let seen = broker.leadership(asked);
+        let Some(again) = pursuit.learn(broker, pull.segment(), (asked, &seen), failure, true) else {
+            return looked;
+        };
+        pursuit.wait(broker, again).await;
+        pull.suspend = patience.and_then(|patience| patience.checked_sub(begun.elapsed()));
     };
     drop(request);
     wait(broker, &replica, &pull, prepared, origin).await
@@ -234,7 +235,7 @@ async fn wait(
                     status: PullStatus::NoMatchedMessage,
                     next_offset: queue_offset,
                     min_offset: pull.queue_offset,
-                    max_offset: queue_offset,
+                    max_offset: broker.known_end(&pull.topic, pull.number()).max(queue_offset),
                 };
                 return Ok(answer(prepared, pull.queue_offset, result, Bytes::new()));
             }
@@ -246,7 +247,11 @@ async fn wait(
             if !exhausted {
                 return Ok(answer(prepared, pull.queue_offset, result, body));
             }
-            queue_offset = result.next_offset;
+            if result.next_offset > queue_offset {
+                // What follows may be in another segment.
+                queue_offset = result.next_offset;
+                continue;
+            }
         }
         drop((reading, body));
         match timeout_at(deadline, parked.wait(queue_offset)).await {
@@ -294,6 +299,11 @@ async fn look(
     let (status, next_offset, body) = match place(min_offset, max_offset, queue_offset) {
         Place::Nothing(status, next_offset) => (status, next_offset, Bytes::new()),
         Place::Readable => scan(broker, replica, pull, queue, &filter, queue_offset..max_offset).await?,
+    };
+    // Clients take it for the end of the queue.
+    let max_offset = match segment.successor {
+        None => max_offset,
+        Some(_) => broker.known_end(&pull.topic, queue).max(max_offset),
     };
     Ok((
         PullResult {

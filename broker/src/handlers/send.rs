@@ -22,7 +22,8 @@ use flotilla_controller::topic::{PERM_WRITE, TopicConfig};
 use super::send_properties::{self, REGION};
 use super::{offset, propose};
 use crate::error::{Failure, check_topic};
-use crate::forward::{self, Repeat};
+use crate::forward;
+use crate::lanes::{Barred, Ticket};
 use crate::node::{Broker, Owned};
 use crate::replica::Replica;
 use crate::router::Origin;
@@ -49,16 +50,18 @@ pub async fn to_any_queue(
     mut request: RemotingCommand,
     origin: &Origin,
 ) -> Result<RemotingCommand, Failure> {
+    let fields = SendFields::of(request.code);
+    let named = request.fields.get(fields.queue).and_then(|queue| queue.parse().ok());
+    let named = named.zip(request.fields.get(fields.topic));
+    let mut ticket = named.and_then(|(queue, topic)| forward::ticket(Owned::Queue(topic, queue), origin));
+    if let Some(Err(Barred::Full | Barred::Overtaken)) = ticket.as_mut().map(Ticket::take_place) {
+        return Err(Failure::Busy("too many sends to this queue wait already".to_owned()));
+    }
     let (topic, queue) = choose_queue(broker, &request).await?;
-    request.fields.set(SendFields::of(request.code).queue, i64::from(queue));
-    forward::at_owner(
-        broker,
-        Owned::Queue(&topic, queue),
-        &request,
-        origin,
-        Repeat::Recognised,
-    )
-    .await
+    request.fields.set(fields.queue, i64::from(queue));
+    let owned = Owned::Queue(&topic, queue);
+    let ticket = ticket.or_else(|| forward::ticket(owned, origin));
+    forward::send_at_owner(broker, owned, &request, origin, ticket).await
 }
 
 /// Where a send says what it is for.

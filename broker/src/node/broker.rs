@@ -150,6 +150,14 @@ impl Broker {
         })
     }
 
+    /// One past the last message of a queue, as far as this node knows: no less than where its open segment begins.
+    pub fn known_end(&self, topic: &str, queue: u32) -> i64 {
+        let start = self.segments(topic, queue).last().map_or(0, |open| open.start);
+        let replica = self.replica_of(Owned::Queue(topic, queue));
+        let bounds = replica.and_then(|replica| replica.state.queue_bounds(topic, queue));
+        bounds.map_or(start, |bounds| bounds.max_offset.max(start))
+    }
+
     /// The Raft groups that hold any segment of a topic's queues, also those that the metadata does not show yet.
     pub fn groups_of(&self, topic: &Topic) -> Vec<u16> {
         let mut groups = topic.groups();
@@ -166,6 +174,29 @@ impl Broker {
         };
         let topic = self.topic(topic);
         topic.is_some_and(|topic| self.moved.learn(&topic, queue, segment))
+    }
+
+    /// Whether the owner of a queue was only heard of: it may not have opened the queue yet.
+    pub fn owner_is_hearsay(&self, owned: Owned<'_>) -> bool {
+        let Owned::Queue(topic, queue) = owned else {
+            return false;
+        };
+        if self.moved.is_empty() {
+            return false;
+        }
+        self.metadata.read(|metadata| {
+            let topic = metadata.topics.get(topic);
+            topic.is_some_and(|topic| self.moved.is_hearsay(topic, queue))
+        })
+    }
+
+    /// Notes that a Raft group took a message of a queue.
+    pub fn took_a_message(&self, owned: Owned<'_>, group: u16) {
+        if let Owned::Queue(topic, queue) = owned
+            && let Some(topic) = self.topic(topic)
+        {
+            self.moved.took_a_message(&topic, queue, group);
+        }
     }
 
     /// The replica here that can serve something from its own state: not one that is being filled.

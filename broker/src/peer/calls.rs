@@ -140,24 +140,23 @@ impl CallConnection {
         self.pending.lock().broken
     }
 
-    /// Sends a request and waits for its answer.
-    pub(super) async fn call(&self, kind: CallKind, payload: Bytes, deadline: Instant) -> io::Result<Bytes> {
+    /// Puts a request behind those before it; it leaves in that order. Waits only while too many are on their way.
+    pub(super) async fn place(
+        self: &Arc<Self>,
+        kind: CallKind,
+        payload: Bytes,
+        deadline: Instant,
+    ) -> io::Result<Placed> {
         let until = tokio::time::Instant::from_std(deadline);
         let not_sent = |why: &str| io::Error::new(io::ErrorKind::NotConnected, why.to_owned());
-        let permits = match kind {
-            // One at a time; it tells whether the others may hope.
-            CallKind::Info => None,
-            // What waits for messages must not hold up what does not.
-            CallKind::Park => Some(&self.parked),
-            _ => Some(&self.in_flight),
-        };
+        let turns = self.turns(kind);
         let acquired = async {
-            match permits {
-                Some(permits) => permits.acquire().await.map(Some),
+            match turns {
+                Some(turns) => turns.acquire().await.map(Some),
                 None => Ok(None),
             }
         };
-        let Ok(Ok(_permit)) = timeout_at(until, acquired).await else {
+        let Ok(Ok(turn)) = timeout_at(until, acquired).await else {
             return Err(not_sent("too many calls are waiting"));
         };
         let slot = match timeout_at(until, self.outgoing.reserve()).await {
@@ -181,17 +180,52 @@ impl CallConnection {
             pending.waiting.insert(number, answer);
             number
         };
-        let _forget = Forget {
-            connection: self,
-            number,
-        };
         let left = deadline.saturating_duration_since(Instant::now()).as_millis();
         let mut head = BytesMut::with_capacity(REQUEST_HEAD_BYTES);
         head.put_u8(kind.to_byte());
         head.put_u64(number);
         head.put_u32(u32::try_from(left).unwrap_or(u32::MAX));
         slot.send(vec![head.freeze(), payload]);
-        match timeout_at(until, answered).await {
+        if let Some(turn) = turn {
+            // Given back with the call.
+            turn.forget();
+        }
+        Ok(Placed {
+            answered,
+            until,
+            call: Call {
+                connection: Arc::clone(self),
+                kind,
+                number,
+            },
+        })
+    }
+
+    fn turns(&self, kind: CallKind) -> Option<&Semaphore> {
+        match kind {
+            // One at a time; it tells whether the others may hope.
+            CallKind::Info => None,
+            // What waits for messages must not hold up what does not.
+            CallKind::Park => Some(&self.parked),
+            _ => Some(&self.in_flight),
+        }
+    }
+}
+
+/// A request on its way.
+#[derive(Debug)]
+pub struct Placed {
+    answered: oneshot::Receiver<io::Result<Bytes>>,
+    until: tokio::time::Instant,
+    call: Call,
+}
+
+impl Placed {
+    /// Waits for the answer.
+    pub async fn answer(self) -> io::Result<Bytes> {
+        // Given up when this future is dropped.
+        let _call = self.call;
+        match timeout_at(self.until, self.answered).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(io::ErrorKind::ConnectionReset.into()),
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time")),
@@ -199,14 +233,20 @@ impl CallConnection {
     }
 }
 
-/// Removes a call's entry however the call ends, and cancels it if nobody waits for its answer any more.
-struct Forget<'a> {
-    connection: &'a CallConnection,
+/// Gives a call's turn back and removes its entry however the call ends, and cancels it if nobody waits for its answer any
+/// more.
+#[derive(Debug)]
+struct Call {
+    connection: Arc<CallConnection>,
+    kind: CallKind,
     number: u64,
 }
 
-impl Drop for Forget<'_> {
+impl Drop for Call {
     fn drop(&mut self) {
+        if let Some(turns) = self.connection.turns(self.kind) {
+            turns.add_permits(1);
+        }
         let given_up = self.connection.pending.lock().waiting.remove(&self.number).is_some();
         if given_up {
             let mut cancel = BytesMut::with_capacity(CANCEL_BYTES);
@@ -391,7 +431,10 @@ mod tests {
         let (sender, receiver) = dialled.unwrap();
         let calls = CallConnection::start(sender, receiver);
         let (mut back, mut asked) = split(stream, metrics.transfer_bytes.with_label_values(&["test"]));
-        let call = |kind, patience| calls.call(kind, Bytes::from_static(b"?"), Instant::now() + patience);
+        let call = async |kind, patience| {
+            let placed = calls.place(kind, Bytes::from_static(b"?"), Instant::now() + patience);
+            placed.await?.answer().await
+        };
         let moment = Duration::from_millis(10);
 
         let unknown = call(CallKind::Forward, LIVING_FOR + moment).await.unwrap_err();

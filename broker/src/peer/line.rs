@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::Mutex;
 
-use super::calls::{CallConnection, CallKind};
+use super::calls::{CallConnection, CallKind, Placed};
 use super::handshake::Hello;
 use super::stream::dial;
 use crate::metrics::Metrics;
@@ -34,11 +34,24 @@ impl Line {
         (kind, request): (CallKind, Bytes),
         deadline: Instant,
     ) -> io::Result<Bytes> {
+        let placed = self.place(address, hello, metrics, (kind, request), deadline).await?;
+        placed.answer().await
+    }
+
+    /// The first half of [`Line::call`]: the request is on its way, behind those placed before it.
+    pub async fn place(
+        &self,
+        address: &str,
+        hello: impl FnOnce() -> Hello,
+        metrics: &Metrics,
+        (kind, request): (CallKind, Bytes),
+        deadline: Instant,
+    ) -> io::Result<Placed> {
         let connection = match self.usable() {
             Some(connection) => connection,
             None => self.connect(address, hello(), metrics, deadline).await?,
         };
-        connection.call(kind, request, deadline).await
+        connection.place(kind, request, deadline).await
     }
 
     fn usable(&self) -> Option<Arc<CallConnection>> {

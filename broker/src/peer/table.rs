@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::{debug, info};
 
-use super::calls::CallKind;
+use super::calls::{CallKind, Placed};
 use super::handshake::{Channel, Hello};
 use super::line::Line;
 use super::stream::{PeerReceiver, PeerSender, dial};
@@ -271,13 +271,19 @@ impl Peers {
 
     /// Asks `node` for something.
     pub async fn call_kind(&self, name: &str, kind: CallKind, request: Bytes, deadline: Instant) -> io::Result<Bytes> {
+        let placed = self.place(name, kind, request, deadline).await?;
+        placed.answer().await
+    }
+
+    /// Puts a question to `name` on its way, behind those placed before it. Its answer is waited for apart.
+    pub async fn place(&self, name: &str, kind: CallKind, request: Bytes, deadline: Instant) -> io::Result<Placed> {
         let Some(node) = self.get(name) else {
             let why = format!("{name} is not a member");
             return Err(io::Error::new(io::ErrorKind::NotConnected, why));
         };
         let hello = || self.hello(name, Channel::Calls, calls_identity(self.cluster), 0);
         let (address, line) = (node.address.read().clone(), node.line.read().clone());
-        line.call(&address, hello, &self.metrics, (kind, request), deadline)
+        line.place(&address, hello, &self.metrics, (kind, request), deadline)
             .await
     }
 
