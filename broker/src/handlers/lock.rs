@@ -1,7 +1,8 @@
 //! LOCK_BATCH_MQ and UNLOCK_BATCH_MQ: which client of an orderly consumer group may consume a queue. At the leader.
 //!
 //! The broker names in the request mean nothing here, but the answer repeats the asked queues exactly as they came:
-//! clients compare them with equals.
+//! clients compare them with equals. A group that one of the asked queues left says so, before it does anything; then the
+//! owners are asked queue by queue.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use flotilla_api::remoting::bodies::{LockBatchRequest, LockBatchResponse, Messag
 use flotilla_api::remoting::codes::{request as codes, response};
 use flotilla_api::remoting::frame::RemotingCommand;
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
 use super::propose;
 use crate::error::{Failure, check_group};
@@ -22,6 +24,8 @@ use crate::state::{Command, Reply};
 
 /// Clients wait one second: what some owners granted must not wait longer for others that nobody leads.
 const PATIENCE: Duration = Duration::from_millis(600);
+/// Queues asked for at a time, where each is asked for alone.
+const ONE_BY_ONE_MAX: usize = 64;
 
 fn decode(request: &RemotingCommand) -> Result<LockBatchRequest, Failure> {
     let asked = LockBatchRequest::from_bytes(&request.body)?;
@@ -56,28 +60,34 @@ pub async fn route(
     origin: &Origin,
     repeat: Repeat,
 ) -> Result<RemotingCommand, Failure> {
-    let asked = decode(request)?;
+    let LockBatchRequest {
+        queues,
+        client_id,
+        consumer_group,
+        ..
+    } = decode(request)?;
     let mut parts: BTreeMap<u16, Vec<MessageQueue>> = BTreeMap::new();
-    for queue in asked.queues {
-        let owned = Owned::Queue(&queue.topic, u32::try_from(queue.queue).unwrap_or(u32::MAX));
+    for queue in queues {
         // Nobody can hold what does not exist.
-        if let Some(group) = broker.owner(owned) {
+        if let Some(group) = broker.owner(owned(&queue)) {
             parts.entry(group).or_default().push(queue);
         }
     }
-    let asked = parts.into_iter().map(|(group, queues)| {
-        let body = LockBatchRequest {
-            queues,
-            client_id: asked.client_id.clone(),
-            consumer_group: asked.consumer_group.clone(),
-            only_this_broker: false,
-        };
-        let part = request.clone().with_body(body.to_bytes());
-        async move { forward::at_owner_within(broker, Owned::Group(group), &part, origin, repeat, PATIENCE).await }
-    });
+    let question = Question {
+        broker,
+        request,
+        origin,
+        repeat,
+        client_id,
+        consumer_group,
+        deadline: Instant::now() + PATIENCE,
+    };
+    let parts = parts.into_iter().map(|(group, queues)| question.part(group, queues));
+    let parts: Vec<_> = parts.collect();
+    let answers = join_all(parts).await;
     let mut held = Vec::new();
     let mut failure = None;
-    for answer in join_all(asked).await {
+    for answer in answers.into_iter().flatten() {
         match answer {
             Ok(answer) if request.code == codes::LOCK_BATCH_MQ && answer.code == response::SUCCESS => {
                 held.extend(LockBatchResponse::from_bytes(&answer.body)?.queues);
@@ -97,11 +107,71 @@ pub async fn route(
     }
 }
 
+fn owned(queue: &MessageQueue) -> Owned<'_> {
+    Owned::Queue(&queue.topic, u32::try_from(queue.queue).unwrap_or(u32::MAX))
+}
+
+/// What all owners are asked alike.
+struct Question<'a> {
+    broker: &'a Arc<Broker>,
+    request: &'a RemotingCommand,
+    origin: &'a Origin,
+    repeat: Repeat,
+    client_id: String,
+    consumer_group: String,
+    deadline: Instant,
+}
+
+impl Question<'_> {
+    /// Asks a Raft group for its part, or the owners of each of the queues if one has left it.
+    async fn part(&self, group: u16, queues: Vec<MessageQueue>) -> Vec<Result<RemotingCommand, Failure>> {
+        match self.ask(Owned::Group(group), queues.clone()).await {
+            Err(Failure::Moved(_)) => {
+                let mut answers = Vec::with_capacity(queues.len());
+                for some in queues.chunks(ONE_BY_ONE_MAX) {
+                    let asked = some.iter().map(|queue| self.ask(owned(queue), vec![queue.clone()]));
+                    let asked: Vec<_> = asked.collect();
+                    answers.extend(join_all(asked).await);
+                }
+                answers
+            }
+            answer => vec![answer],
+        }
+    }
+
+    async fn ask(&self, owned: Owned<'_>, queues: Vec<MessageQueue>) -> Result<RemotingCommand, Failure> {
+        let body = LockBatchRequest {
+            queues,
+            client_id: self.client_id.clone(),
+            consumer_group: self.consumer_group.clone(),
+            only_this_broker: false,
+        };
+        let part = self.request.clone().with_body(body.to_bytes());
+        let patience = self.deadline.saturating_duration_since(Instant::now());
+        forward::at_owner_within(self.broker, owned, &part, self.origin, self.repeat, patience).await
+    }
+}
+
+/// An error if one of the queues has left this Raft group. Where it is now it is asked for again, and with it the others:
+/// nothing is different for having been locked or given back twice.
+fn all_here(replica: &Replica, queues: &[(String, u32)]) -> Result<(), Failure> {
+    for (topic, queue) in queues {
+        if replica.state.generation(topic, *queue).is_none()
+            && let Some(successor) = replica.state.moved_to(topic, *queue)
+        {
+            return Err(Failure::Moved(successor));
+        }
+    }
+    Ok(())
+}
+
 /// Locks what is free and renews what the client holds; answers with both.
 pub async fn lock(replica: &Replica, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let asked = decode(request)?;
+    let queues = names(&asked.queues);
+    all_here(replica, &queues)?;
     let command = Command::LockQueues {
-        queues: names(&asked.queues),
+        queues: queues.clone(),
         group: asked.consumer_group,
         client_id: asked.client_id,
         now_ms: propose::now_ms(),
@@ -110,6 +180,8 @@ pub async fn lock(replica: &Replica, request: &RemotingCommand) -> Result<Remoti
         Reply::Locked(held) => held,
         _ => Vec::new(),
     };
+    // The seal may have come first.
+    all_here(replica, &queues)?;
     let body = LockBatchResponse {
         queues: answered(asked.queues, &held),
     };
@@ -120,12 +192,14 @@ pub async fn lock(replica: &Replica, request: &RemotingCommand) -> Result<Remoti
 pub async fn unlock(replica: &Replica, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let asked = decode(request)?;
     let queues = names(&asked.queues);
+    all_here(replica, &queues)?;
     let command = Command::UnlockQueues {
         group: asked.consumer_group,
         client_id: asked.client_id,
-        queues,
+        queues: queues.clone(),
     };
     propose::one(replica, &command).await?;
+    all_here(replica, &queues)?;
     Ok(RemotingCommand::response(request, response::SUCCESS))
 }
 
