@@ -14,6 +14,7 @@
 //! | [`load_run`] | those clients send and receive while something is done to the cluster, and what they saw |
 //! | [`history`] | what was sent, acknowledged, received and stored, and the checks on it |
 //! | [`traffic`] | sends and reads through every node at once, kept for a history |
+//! | [`pipeline`] | many sends under way on one connection, and the order in which they are stored |
 //! | [`moves`] | queues moved between Raft groups |
 //! | [`settings`] | environment variables that change a run |
 //! | [`ports`], [`wait`] | free ports; conditions to wait for |
@@ -38,6 +39,7 @@ pub mod java;
 pub mod load_run;
 pub mod moves;
 pub mod network;
+pub mod pipeline;
 pub mod ports;
 pub mod process;
 pub mod progress;

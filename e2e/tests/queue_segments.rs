@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flotilla_api::remoting::codes::{request, response};
 use flotilla_api::remoting::frame::RemotingCommand;
-use flotilla_e2e::client::Client;
+use flotilla_e2e::client::{Client, pull_request};
 use flotilla_e2e::cluster::Cluster;
 use flotilla_e2e::moves;
 
@@ -92,6 +92,10 @@ fn it_is_one_queue_through_every_node() {
         let dump = client.dump(TOPIC, 1).expect("read");
         let expected: Vec<_> = (0..end).map(|offset| (offset, format!("message {offset}"))).collect();
         assert_eq!(dump.0[&0].messages, expected, "node {node}");
+        // What lies in a segment that ended is not told to be the end of the queue.
+        let pulled = client.call(pull_request(TOPIC, 0, 0, Duration::ZERO)).expect("pull");
+        let bounds = (number(&pulled, "minOffset"), number(&pulled, "maxOffset"));
+        assert_eq!(bounds, (0, end), "node {node}");
         for mark in &marks {
             let what = format!("node {node}, before offset {}", mark.offset);
             assert_eq!(by_time(&mut client, mark.before_ms, "LOWER"), mark.offset, "{what}");
