@@ -11,6 +11,7 @@ pub mod connection_table;
 pub mod consumer_groups;
 pub mod controller_process;
 pub mod controllers;
+pub mod coordinators;
 pub mod error;
 pub mod fail_point;
 pub mod forward;

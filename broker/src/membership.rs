@@ -173,13 +173,8 @@ pub async fn expire(broker: Arc<Broker>, mut shutdown: watch::Receiver<bool>) {
         let Some(alive) = alive_anywhere(&broker).await else {
             continue;
         };
-        let members = led.iter().flat_map(|replica| {
-            let groups = replica.state.active_consumer_groups().into_iter();
-            groups.flat_map(|group| {
-                let members = replica.state.members(&group).into_iter();
-                members.map(move |member| (member.client_id, group.clone()))
-            })
-        });
+        // One whose slot moves meanwhile is watched anew where that arrives.
+        let members = led.iter().flat_map(|replica| replica.state.members());
         for (client_id, group) in absent.compare(members.collect(), &alive, Instant::now()) {
             info!(
                 client_id,

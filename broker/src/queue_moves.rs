@@ -333,7 +333,7 @@ async fn prepare(broker: &Arc<Broker>, replica: &Replica, task: &Task) -> Result
     let bytes = replica.state.with(|state| state.bytes_of_queue(topic, *queue));
     if bytes > STATE_BYTES_MAX {
         return Err(format!(
-            "its offsets and locks have {bytes} bytes, at most {STATE_BYTES_MAX} can go along"
+            "what goes along with it has {bytes} bytes, at most {STATE_BYTES_MAX} can"
         ));
     }
     reserve(broker, task).await
@@ -341,7 +341,7 @@ async fn prepare(broker: &Arc<Broker>, replica: &Replica, task: &Task) -> Result
 
 /// Has the new group reserve the generation; the reason if it cannot.
 async fn reserve(broker: &Arc<Broker>, task: &Task) -> Result<(), String> {
-    let topic = broker.topic(&task.step.topic);
+    let topic = broker.any_topic(&task.step.topic);
     let topic = topic.filter(|topic| topic.id == task.step.uid);
     let topic = topic.ok_or_else(|| "the topic was deleted".to_owned())?;
     let reserve = Command::Reserve {
@@ -414,7 +414,7 @@ async fn drop_segments(broker: &Arc<Broker>, replica: &Arc<Replica>) {
         segments.collect()
     });
     for (step, is_empty) in sealed {
-        let topic = broker.topic(&step.topic).filter(|topic| topic.id == step.uid);
+        let topic = broker.any_topic(&step.topic).filter(|topic| topic.id == step.uid);
         let segments = topic.as_ref().and_then(|topic| topic.queues.get(step.queue as usize));
         let Some(first) = segments.and_then(|segments| segments.first()) else {
             continue;

@@ -258,7 +258,7 @@ pub async fn leader_has(broker: &Broker, group: u16, topic: &str, version: u64) 
         let has = match replica.state.topic_version(topic) {
             Some(known) => known >= version,
             // Deleted: nothing will be opened any more.
-            None => broker.metadata.epoch() >= version && broker.topic(topic).is_none(),
+            None => broker.metadata.epoch() >= version && broker.any_topic(topic).is_none(),
         };
         if has {
             return true;

@@ -8,9 +8,10 @@
 //!
 //! Where queues had better be is the matter of [`planning`], which replicas had better be elsewhere that of [`replacement`].
 //!
-//! Reading order: [`metadata`], [`topic`], [`queue_move`], [`subscription_group`], [`state`], [`placement`],
-//! [`planning`], [`replacement`], [`feed`], [`machine`].
+//! Reading order: [`metadata`], [`topic`], [`coordinator_slots`], [`queue_move`], [`subscription_group`], [`state`],
+//! [`placement`], [`planning`], [`replacement`], [`feed`], [`machine`].
 
+pub mod coordinator_slots;
 pub mod feed;
 pub mod machine;
 pub mod metadata;

@@ -13,12 +13,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::coordinator_slots;
 use crate::queue_move::QueueMove;
 use crate::subscription_group::SubscriptionGroupConfig;
 use crate::topic::TopicConfig;
-
-/// Coordinator slots, fixed for ever: a consumer group belongs to slot `hash(name) mod SLOTS`.
-pub const SLOTS: usize = 64;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,9 +31,8 @@ pub struct Metadata {
     pub nodes: BTreeMap<String, Node>,
     /// Raft groups by number.
     pub groups: BTreeMap<u16, RaftGroup>,
-    /// The Raft group of each coordinator slot; empty until there are groups, then [`SLOTS`] long.
-    pub slots: Vec<u16>,
-    /// Topics by name.
+    /// Topics by name, that of the [`coordinator_slots`] among them once there are Raft groups: what users are told
+    /// goes by [`Metadata::topic`] and [`Metadata::user_topics`].
     pub topics: BTreeMap<String, Arc<Topic>>,
     /// Subscription groups by name.
     pub subscription_groups: BTreeMap<String, Arc<SubscriptionGroupConfig>>,
@@ -186,8 +183,6 @@ pub enum Change {
     Node(String, Option<Node>),
     /// A Raft group, by number.
     Group(u16, RaftGroup),
-    /// The coordinator slots.
-    Slots(Vec<u16>),
     /// A topic.
     Topic(String, Option<Arc<Topic>>),
     /// A subscription group.
@@ -222,7 +217,6 @@ impl Metadata {
                 Change::Group(number, group) => {
                     self.groups.insert(number, group);
                 }
-                Change::Slots(slots) => self.slots = slots,
                 Change::Topic(name, topic) => set(&mut self.topics, name, topic),
                 Change::SubscriptionGroup(name, group) => set(&mut self.subscription_groups, name, group),
                 Change::Move(id, queue_move) => set(&mut self.moves, id, queue_move),
@@ -238,9 +232,27 @@ impl Metadata {
             .find_map(|(number, group)| (group.name == name).then_some(*number))
     }
 
-    /// The Raft group that coordinates a consumer or producer group.
-    pub fn coordinator(&self, client_group: &str) -> Option<u16> {
-        self.slots.get(slot(client_group)).copied()
+    /// A topic that users know of.
+    pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.topics.get(name).filter(|topic| !topic.is_coordinator_slots())
+    }
+
+    /// The topics that users know of, in the order of their names.
+    pub fn user_topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics.values().filter(|topic| !topic.is_coordinator_slots())
+    }
+
+    /// How many topics users know of.
+    pub fn user_topic_count(&self) -> usize {
+        self.topics.len() - usize::from(self.topics.contains_key(coordinator_slots::TOPIC))
+    }
+
+    /// How many coordinator slots are open in a Raft group.
+    pub fn slots_in(&self, group: u16) -> usize {
+        let slots = self.topics.get(coordinator_slots::TOPIC);
+        let open = slots.into_iter().flat_map(|topic| &topic.queues);
+        open.filter(|segments| segments.last().is_some_and(|open| open.group == group))
+            .count()
     }
 }
 
@@ -257,6 +269,11 @@ impl RaftGroup {
 }
 
 impl Topic {
+    /// It is the one whose queues are the coordinator slots.
+    pub fn is_coordinator_slots(&self) -> bool {
+        self.id == coordinator_slots::TOPIC_ID
+    }
+
     /// Whether its pins allow a queue in this Raft group.
     pub fn may_be_in(&self, group: u16) -> bool {
         self.pinned.is_empty() || self.pinned.binary_search(&group).is_ok()
@@ -290,11 +307,6 @@ impl Topic {
         groups.dedup();
         groups
     }
-}
-
-/// The coordinator slot of a consumer or producer group.
-pub fn slot(client_group: &str) -> usize {
-    (xxhash_rust::xxh3::xxh3_64(client_group.as_bytes()) % SLOTS as u64) as usize
 }
 
 fn set<K: Ord, V>(table: &mut BTreeMap<K, V>, name: K, value: Option<V>) {

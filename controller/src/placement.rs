@@ -1,4 +1,4 @@
-//! Where new Raft groups, coordinator slots and queues go. Pure: the same metadata gives the same places everywhere.
+//! Where new Raft groups and queues go. Pure: the same metadata gives the same places everywhere.
 //!
 //! Called by apply, so a change of these rules is a change of what old logs mean: what was placed stays as it is on
 //! replicas that already applied it, and would come out otherwise on those that apply it again.
@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use crate::metadata::{Metadata, RaftGroup, Replica, SLOTS, Segment};
+use crate::metadata::{Metadata, RaftGroup, Replica, Segment};
 use crate::state::{Counters, QueueCounts};
 
 /// The Raft groups that the policy asks for and that do not exist yet. None while there are fewer nodes than one group
@@ -52,11 +52,6 @@ pub fn missing_groups(metadata: &Metadata, counters: &mut Counters, log_index: u
         (number, group)
     });
     made.collect()
-}
-
-/// The coordinator slots, round robin over the Raft groups there are.
-pub fn place_slots(metadata: &Metadata) -> Vec<u16> {
-    metadata.groups.keys().copied().cycle().take(SLOTS).collect()
 }
 
 /// Raft groups for `count` more queues of a topic that has the queues `existing`: round robin, so that the topic is

@@ -165,16 +165,6 @@ fn replicas_go_to_different_zones_first() {
     assert_eq!(places(&metadata), ["g1 n1 n2 n3", "g2 n2 n3 n1", "g3 n3 n1 n2"]);
 }
 
-#[test]
-fn slots_go_round_the_groups() {
-    let mut metadata = cluster(&[("n1", ""), ("n2", ""), ("n3", "")], Policy::default());
-    assert!(place_slots(&metadata).is_empty());
-    fill(&mut metadata, &mut Counters::default());
-    let slots = place_slots(&metadata);
-    assert_eq!(slots.len(), SLOTS);
-    assert_eq!(slots[..4], [1, 2, 3, 1]);
-}
-
 fn segments(groups: &[u16]) -> Vec<Vec<Segment>> {
     let open = |&group: &u16| Segment {
         generation: 1,

@@ -4,7 +4,8 @@
 //! start: the queues of each topic lie evenly on the groups that stay, those that it is pinned to if it is, and so do the
 //! queues of all topics, give or take one, as far as pins allow. Among all such layouts it takes one that the fewest moves
 //! lead to (`spread.rs`), then exchanges queues between groups as long as that evens out a known load without a change of
-//! the counts (`exchange.rs`). [`drain`] moves the queues of one group and no others.
+//! the counts (`exchange.rs`). Coordinator slots are spread in the same way, on their own. [`drain`] moves the queues and
+//! slots of one group and no others.
 //!
 //! Holds: no move goes to where the queue is, to a draining group, or to one that the topic is not pinned to; a queue
 //! that is on its way counts where it goes and is left alone; after the moves of a plan the next one is empty.
@@ -19,7 +20,7 @@ mod exchange;
 mod layout;
 mod spread;
 
-use layout::Layout;
+use layout::{Kind, Layout};
 
 /// A move that would be good.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +51,12 @@ impl PlannedMove {
 /// The fewest moves that even out open queues over the Raft groups that stay. `load` is what a queue, by topic id and
 /// number, asks of its group, in any unit; 0 if that is not known.
 pub fn rebalance(metadata: &Metadata, load: impl Fn(u64, u32) -> u64) -> Vec<PlannedMove> {
-    let mut layout = Layout::of(metadata, load);
+    let evened_out = Kind::ALL.map(|kind| even_out(metadata, kind, &load));
+    evened_out.into_iter().flatten().collect()
+}
+
+fn even_out(metadata: &Metadata, kind: Kind, load: impl Fn(u64, u32) -> u64) -> Vec<PlannedMove> {
+    let mut layout = Layout::of(metadata, kind, load);
     if layout.groups.is_empty() {
         return Vec::new();
     }
@@ -69,7 +75,8 @@ pub fn rebalance(metadata: &Metadata, load: impl Fn(u64, u32) -> u64) -> Vec<Pla
 pub fn drain(metadata: &Metadata, group: u16) -> Vec<PlannedMove> {
     let settled = layout::settled(metadata);
     let mut open: BTreeMap<u16, u64> = BTreeMap::new();
-    for group in settled.iter().flat_map(|topic| &topic.groups) {
+    let counted = settled.iter().filter(|topic| Kind::of(topic.topic) == Kind::Users);
+    for group in counted.flat_map(|topic| &topic.groups) {
         *open.entry(*group).or_default() += 1;
     }
     let mut moves = Vec::new();
@@ -92,7 +99,9 @@ pub fn drain(metadata: &Metadata, group: u16) -> Vec<PlannedMove> {
                 break;
             };
             order.push(Reverse((own + 1, all + 1, to)));
-            *open.entry(to).or_default() += 1;
+            if Kind::of(topic.topic) == Kind::Users {
+                *open.entry(to).or_default() += 1;
+            }
             moves.push(PlannedMove {
                 topic: topic.name.to_owned(),
                 queue,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::coordinator_slots;
 use crate::metadata::{RaftGroup, Segment, Topic};
 use crate::queue_move::{MoveState, QueueMove};
 use crate::topic::TopicConfig;
@@ -46,6 +47,16 @@ fn add_topic(metadata: &mut Metadata, name: &str, queues: &[u16]) {
         queues: queues.iter().map(open).collect(),
     };
     metadata.topics.insert(name.to_owned(), Arc::new(topic));
+}
+
+/// The coordinator slots, the first ones open in these groups, the others in the last of them.
+fn add_slots(metadata: &mut Metadata, first: &[u16]) {
+    let last = *first.last().expect("a group");
+    let rest = std::iter::repeat_n(last, coordinator_slots::SLOTS as usize - first.len());
+    let groups: Vec<u16> = first.iter().copied().chain(rest).collect();
+    add_topic(metadata, coordinator_slots::TOPIC, &groups);
+    let topic = metadata.topics.get_mut(coordinator_slots::TOPIC).unwrap();
+    Arc::make_mut(topic).id = coordinator_slots::TOPIC_ID;
 }
 
 fn with_topics(groups: u16, draining: &[u16], topics: &[Vec<u16>]) -> Metadata {
@@ -206,6 +217,33 @@ fn a_drain_moves_what_is_there_and_nothing_else() {
     let metadata = with_topics(2, &[1, 2], &[vec![1, 2]]);
     assert_eq!(drain(&metadata, 1), []);
     assert_eq!(drain(&Metadata::default(), 7), []);
+}
+
+#[test]
+fn slots_are_spread_and_drained_and_no_plan_for_queues_is_another_for_them() {
+    let topics = [vec![1, 1, 1, 1], vec![1], vec![2]];
+    let without = with_topics(3, &[], &topics);
+    let mut metadata = without.clone();
+    add_slots(&mut metadata, &[1, 2, 3]);
+    let is_slot = |planned: &PlannedMove| planned.topic == coordinator_slots::TOPIC;
+    for (all, queues) in [
+        (rebalance(&metadata, idle), rebalance(&without, idle)),
+        (drain(&metadata, 1), drain(&without, 1)),
+    ] {
+        let others: Vec<_> = all.into_iter().filter(|planned| !is_slot(planned)).collect();
+        assert_eq!(others, queues);
+    }
+    let mut metadata = after(&metadata, &rebalance(&metadata, idle));
+    assert_eq!(rebalance(&metadata, idle), []);
+    let slots = open(&metadata, Some(coordinator_slots::TOPIC));
+    assert!(slots.values().all(|slots| (21..=22).contains(slots)), "{slots:?}");
+    let moves = drain(&metadata, 2);
+    assert_eq!(moves.iter().filter(|planned| is_slot(planned)).count(), slots[&2]);
+    done(&mut metadata, &moves);
+    assert_eq!(
+        open(&metadata, Some(coordinator_slots::TOPIC)),
+        BTreeMap::from([(1, 32), (3, 32)])
+    );
 }
 
 #[test]
@@ -396,6 +434,27 @@ proptest! {
         let mut under_way = metadata.clone();
         started(&mut under_way, &moves);
         prop_assert_eq!(rebalance(&under_way, idle), []);
+    }
+
+    #[test]
+    fn slots_and_queues_become_even_each_by_themselves(
+        metadata in layouts(7, 12, 12),
+        slots in prop::collection::vec(1..=7_u16, 1..64),
+        loads in any::<u64>(),
+    ) {
+        let mut metadata = metadata;
+        let groups = metadata.groups.len() as u16;
+        let slots: Vec<u16> = slots.into_iter().map(|group| (group - 1) % groups + 1).collect();
+        add_slots(&mut metadata, &slots);
+        let load = |topic: u64, queue: u32| (topic.wrapping_mul(loads) >> 7) % 100 * (loads % 2) + u64::from(queue) % 3;
+        let after = after(&metadata, &rebalance(&metadata, load));
+        prop_assert_eq!(rebalance(&after, load), []);
+        for name in after.topics.keys() {
+            prop_assert!(difference(&after, &open(&after, Some(name))) <= 1, "{name}");
+        }
+        let mut queues = after.clone();
+        queues.topics.remove(coordinator_slots::TOPIC);
+        prop_assert!(difference(&queues, &open(&queues, None)) <= 1);
     }
 
     #[test]

@@ -8,11 +8,16 @@ use serde_json::{Value, json};
 use crate::http::Http;
 use crate::wait;
 
+/// The topic under which the coordinators of consumer groups move.
+pub const SLOTS: &str = "rmq_sys_coordinator_slots";
+
 /// One finished move.
 #[derive(Clone, Debug)]
 pub struct Moved {
     /// Its number.
     pub id: u64,
+    /// Whose queue it was.
+    pub topic: String,
     /// `done` or `cancelled`.
     pub state: String,
     /// How long nobody could write, in milliseconds.
@@ -27,6 +32,7 @@ fn read(document: &Value) -> Result<Moved> {
     let number = |name: &str| document[name].as_u64();
     Ok(Moved {
         id: number("id").with_context(|| format!("id in {document}"))?,
+        topic: document["topic"].as_str().unwrap_or_default().to_owned(),
         state: document["state"].as_str().unwrap_or_default().to_owned(),
         writer_pause_ms: number("writer_pause_ms").unwrap_or(0),
         duration_ms: number("duration_ms").unwrap_or(0),

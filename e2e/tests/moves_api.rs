@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flotilla_e2e::admin::{all, ask, get, is_problem, one, three};
-use flotilla_e2e::command::{fails, succeeds};
+use flotilla_e2e::command::{fails, succeeds, succeeds_with_progress};
 use flotilla_e2e::http::Http;
 use flotilla_e2e::moves;
 use flotilla_e2e::wait;
@@ -59,7 +59,10 @@ fn moves_that_cannot_be_are_refused_and_change_nothing() {
     let cluster = one();
     let http = cluster.http(0);
     moves::topic_in(&http, "t", 2, "g2").expect("topic");
-    // Nothing is open there: it is drained at once.
+    // No queue is open there, but half of the coordinator slots are.
+    let moved = moves::carry_out(&http, "/v1/groups/g1/drain", MOVED_WITHIN).expect("drain");
+    assert_eq!(moved.len(), 32);
+    assert!(moved.iter().all(|one| one.topic == moves::SLOTS), "{moved:?}");
     let drained = ask(&http, "POST", "/v1/groups/g1/drain", "");
     assert_eq!(drained.status, 200, "{drained:?}");
     assert_eq!(placement(&http, "g1"), (json!(true), json!(0)));
@@ -155,8 +158,28 @@ fn moves_are_asked_for_from_a_shell() {
     let plan = succeeds(&format!("{admin} rebalance --dry-run"), "");
     assert!(plan.contains("g2 has 2 queues of the topic, g1 0"), "{plan}");
     assert_eq!(read("moves")["moves"], json!([]));
-    assert_eq!(read("drain g1 --wait")["moves"], json!([]), "nothing was open there");
-    assert_eq!(read("groups g1")["draining"], json!(true));
+    let (drained, progress) = succeeds_with_progress(&format!("{admin} -o json drain g1 --wait"), "");
+    let drained: Value = serde_json::from_str(&drained).expect("JSON");
+    assert!(
+        progress.lines().all(|line| line.ends_with(" open queues and slots")),
+        "{progress}"
+    );
+    let topics = drained["moves"]
+        .as_array()
+        .expect("moves")
+        .iter()
+        .map(|one| &one["topic"]);
+    assert_eq!(
+        topics.collect::<Vec<_>>(),
+        [moves::SLOTS; 32],
+        "no queue was open there"
+    );
+    assert_eq!(read("drain g1 --wait")["moves"], json!([]), "nothing is open there");
+    let shown = read("groups g1");
+    assert_eq!(
+        (&shown["draining"], &shown["coordinator_slots"]),
+        (&json!(true), &json!(0))
+    );
     assert_eq!(read("reopen g1")["draining"], json!(false));
     fails(&format!("{admin} queues move t 0 g2 --wait 1s"), 1, &["409", "refused"]);
     fails(&format!("{admin} queues move t 7 g1"), 1, &["404", "refused"]);
@@ -191,7 +214,8 @@ fn pinned_queues_stay_in_the_groups_that_their_topic_names() {
     assert!(outside.text.contains("pinned to other groups"), "{outside:?}");
     // One of them is drained: all queues go to the other, from where they cannot leave.
     let moved = moves::carry_out(&http, "/v1/groups/g2/drain", MOVED_WITHIN).expect("drain");
-    assert_eq!((moved.len(), queues("g3")), (3, 6));
+    let moved_of = |topic: &str| moved.iter().filter(|one| one.topic == topic).count();
+    assert_eq!((moved_of("t"), moved_of(moves::SLOTS), queues("g3")), (3, 21, 6));
     let held = ask(&http, "POST", "/v1/groups/g3/drain", "");
     assert!(is_problem(&held, 409, true), "{held:?}");
     assert!(held.text.contains("6 queues are pinned"), "{held:?}");
@@ -201,7 +225,8 @@ fn pinned_queues_stay_in_the_groups_that_their_topic_names() {
     assert_eq!((status, &answer["pinned"]), (202, &json!(6)), "{answer}");
     let leaving = answer["moves"].as_array().expect("moves").iter();
     let topics: Vec<&str> = leaving.filter_map(|one| one["topic"].as_str()).collect();
-    assert_eq!(topics, ["free", "free"]);
+    let (slots, queues): (Vec<&str>, Vec<&str>) = topics.into_iter().partition(|topic| *topic == moves::SLOTS);
+    assert_eq!((queues, slots.is_empty()), (vec!["free", "free"], false));
 }
 
 #[test]

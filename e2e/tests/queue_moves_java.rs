@@ -1,7 +1,8 @@
 //! A topic scales out and in under official clients of both lines: producers with default retries, ordered by key and
 //! plain, and consumers of both versions in one consumer group. Two nodes become four and the queues follow; then two
 //! groups are drained, reopened and filled again, round by round. No send fails, nothing is lost, doubled, reordered or
-//! skipped, writers hardly wait, and no stored byte goes from one group to another.
+//! skipped, writers hardly wait, and no stored byte goes from one group to another. The coordinators of consumer groups
+//! follow as well, and lose no member.
 //!
 //! `MOVES_ROUNDS` (3) changes the run; from ten rounds on, which want a quiet machine, the usual pause is held against
 //! its goal as well.
@@ -49,11 +50,13 @@ impl Totals {
         let moved = moves::carry_out(&cluster.http(0), path, MOVED_WITHIN).with_context(|| what.to_owned())?;
         let took = begin.elapsed();
         ensure!(moved.iter().all(|one| one.bytes_copied == 0), "{what}: {moved:?}");
-        let pauses: Vec<u64> = moved.iter().map(|one: &Moved| one.writer_pause_ms).collect();
+        let (queues, others): (Vec<Moved>, Vec<Moved>) = moved.into_iter().partition(|one| one.topic == TOPIC);
+        let pauses: Vec<u64> = queues.iter().map(|one| one.writer_pause_ms).collect();
         let (median, most) = median_and_most(&pauses);
+        let slots = others.iter().filter(|one| one.topic == moves::SLOTS).count();
         progress::line(format!(
-            "{what}: {} queues in {took:?}, writers paused {median} ms (median), {most} ms (most)",
-            moved.len()
+            "{what}: {} queues and {slots} slots in {took:?}, writers paused {median} ms (median), {most} ms (most)",
+            queues.len()
         ));
         self.pauses.extend(pauses);
         Ok(())
@@ -84,6 +87,21 @@ fn check_spread(cluster: &Cluster, groups: &BTreeSet<String>) -> Result<()> {
         spread.keys().eq(groups) && spread.values().all(|queues| *queues == even),
         "{spread:?}"
     );
+    Ok(())
+}
+
+/// The coordinators of consumer groups lie on exactly these groups, too, and both consumers are members.
+fn check_members(cluster: &Cluster, groups: &BTreeSet<String>) -> Result<()> {
+    for group in cluster.groups()? {
+        let shown = cluster.http(0).get_ok(&format!("/v1/groups/{group}"))?;
+        let slots = shown["coordinator_slots"].as_u64().context("coordinator_slots")?;
+        ensure!((slots > 0) == groups.contains(&group), "{group} has {slots} slots");
+    }
+    for node in cluster.nodes() {
+        let group = node.http().get_ok(&format!("/v1/consumer-groups/{TOPIC}"))?;
+        let members = group["members"].as_array().context("members")?;
+        ensure!(members.len() == VERSIONS.len(), "{}: {group}", node.name);
+    }
     Ok(())
 }
 
@@ -123,6 +141,7 @@ fn grow(cluster: &mut Cluster, run: &LoadRun, totals: &mut Totals) -> Result<()>
     ensure!(groups.len() == 4, "{groups:?}");
     totals.carry_out(cluster, "two groups to four", "/v1/rebalance")?;
     check_spread(cluster, &groups)?;
+    check_members(cluster, &groups)?;
     check_load(run)
 }
 
@@ -137,6 +156,7 @@ fn round(cluster: &Cluster, run: &LoadRun, number: usize, totals: &mut Totals) -
         staying.remove(*group);
     }
     check_spread(cluster, &staying)?;
+    check_members(cluster, &staying)?;
     check_load(run)?;
     for group in leaving {
         let path = format!("/v1/groups/{group}/reopen");
@@ -145,6 +165,7 @@ fn round(cluster: &Cluster, run: &LoadRun, number: usize, totals: &mut Totals) -
     }
     totals.carry_out(cluster, &format!("round {number}, back to four"), "/v1/rebalance")?;
     check_spread(cluster, &groups)?;
+    check_members(cluster, &groups)?;
     check_load(run)
 }
 

@@ -61,6 +61,9 @@ pub struct RaftGroup {
     /// Queues whose writes go to it.
     #[serde(default)]
     pub open_queues: u64,
+    /// Coordinator slots whose consumer groups it has the members of.
+    #[serde(default)]
+    pub coordinator_slots: u64,
     /// Leading node.
     pub leader: Option<String>,
     /// Term.

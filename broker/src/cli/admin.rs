@@ -202,6 +202,7 @@ const GROUPS: &[Column] = &[
     ("leader", "leader"),
     ("term", "term"),
     ("open queues", "open_queues"),
+    ("slots", "coordinator_slots"),
     ("draining", "draining"),
     ("kept segments", "kept_segments"),
     ("committed", "committed_index"),

@@ -121,9 +121,12 @@ fn await_drained(client: &AdminClient, group: &str) -> anyhow::Result<()> {
     loop {
         let shown = client.get(group)?;
         ensure!(shown["draining"] == true, "the group was reopened");
-        let open = shown["open_queues"].as_u64();
-        let open = open.context("the answer does not say how many queues are open")?;
-        if !progress.remains(open, "open queues") {
+        let open = |what: &str| {
+            let open = shown[what].as_u64();
+            open.with_context(|| format!("the answer does not say {what}"))
+        };
+        let left = open("open_queues")? + open("coordinator_slots")?;
+        if !progress.remains(left, "open queues and slots") {
             return Ok(());
         }
         if asked.elapsed() >= DRAIN_AGAIN {

@@ -55,6 +55,7 @@ pub fn moves_out(metadata: &Metadata, group: u16) -> Vec<MoveRequest> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use flotilla_controller::coordinator_slots;
     use flotilla_controller::metadata::Policy;
     use flotilla_controller::queue_move::MoveOutcome;
     use flotilla_controller::state::{Command, Reply, State};
@@ -135,6 +136,23 @@ mod tests {
             }
         }
 
+        /// Drains a group of its coordinator slots: what is left are its queues.
+        fn drain_to_queues(&mut self, group: u16) {
+            self.drain(group, true);
+            let is_slot = |request: &MoveRequest| request.topic == coordinator_slots::TOPIC;
+            let slots: Vec<_> = self.out_of(group).into_iter().filter(is_slot).collect();
+            assert_eq!(slots.len(), self.state.metadata().slots_in(group));
+            for id in self.start(slots) {
+                let outcome = MoveOutcome::Opened {
+                    end_offset: 0,
+                    writer_pause_ms: None,
+                    bytes_copied: 0,
+                };
+                self.apply(Command::EndMove { id, outcome, now_ms: 0 });
+            }
+            assert_eq!(self.state.metadata().slots_in(group), 0);
+        }
+
         fn out_of(&self, group: u16) -> Vec<MoveRequest> {
             moves_out(self.state.metadata(), group)
         }
@@ -149,7 +167,7 @@ mod tests {
             drains.due(controllers.state.metadata(), begun + Duration::from_secs(seconds))
         };
         assert_eq!(due(&controllers, 0), [0_u16; 0], "nothing drains");
-        controllers.drain(2, true);
+        controllers.drain_to_queues(2);
         assert_eq!(due(&controllers, 10), [0_u16; 0], "whoever drains starts the moves");
         let ids = controllers.start(controllers.out_of(2));
         assert_eq!(ids.len(), 2);
@@ -170,8 +188,8 @@ mod tests {
     #[test]
     fn an_empty_group_has_nothing_to_move_and_neither_has_what_pins_keep() {
         let mut controllers = Controllers::with_queues(1);
-        controllers.drain(2, true);
-        controllers.drain(1, true);
+        controllers.drain_to_queues(2);
+        controllers.drain_to_queues(1);
         assert_eq!(controllers.out_of(2), []);
         assert_eq!(controllers.out_of(1).len(), 1);
         controllers.put(1, Some(vec![1]));
@@ -181,7 +199,7 @@ mod tests {
     #[test]
     fn a_try_is_one_command() {
         let mut controllers = Controllers::with_queues(3 * MOVES_PER_COMMAND_MAX as u32 + 30);
-        controllers.drain(1, true);
+        controllers.drain_to_queues(1);
         let moves = controllers.out_of(1);
         assert_eq!(controllers.start(moves).len(), MOVES_PER_COMMAND_MAX);
         assert_eq!(controllers.out_of(1).len(), 10);

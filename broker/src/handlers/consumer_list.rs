@@ -7,6 +7,7 @@ use flotilla_api::remoting::codes::response;
 use flotilla_api::remoting::frame::RemotingCommand;
 use flotilla_api::remoting::headers::consumer::ConsumerGroupHeader;
 
+use crate::coordinators;
 use crate::error::Failure;
 use crate::forward::{self, Repeat};
 use crate::node::{Broker, Owned};
@@ -27,12 +28,10 @@ pub async fn route(
 pub async fn list(replica: &Replica, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let group = ConsumerGroupHeader::decode(&request.fields)?.consumer_group;
     replica.group.read_index().await?;
-    let client_ids: Vec<_> = replica
-        .state
-        .members(group)
-        .into_iter()
-        .map(|member| member.client_id)
-        .collect();
+    let client_ids: Vec<_> = coordinators::at_leader(replica, group, |known| {
+        let members = known.into_iter().flat_map(|known| known.members.keys());
+        members.cloned().collect()
+    })?;
     if client_ids.is_empty() {
         return Err(Failure::answer(
             response::SYSTEM_ERROR,

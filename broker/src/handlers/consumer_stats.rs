@@ -15,12 +15,13 @@ use flotilla_api::remoting::language;
 use flotilla_api::tag::TagFilter;
 
 use super::topic_admin::message_queue;
+use crate::coordinators;
 use crate::error::Failure;
 use crate::forward::{self, Repeat};
 use crate::node::{Broker, Owned};
 use crate::replica::Replica;
 use crate::router::Origin;
-use crate::state::Subscription;
+use crate::state::{ConsumerGroup, Subscription};
 
 /// GET_CONSUME_STATS: how far a consumer group is behind, for the queues led here. Tools ask every node and put the
 /// answers together.
@@ -90,9 +91,12 @@ pub async fn consumer_connections(
     origin: &Origin,
 ) -> Result<RemotingCommand, Failure> {
     let group = ConsumerGroupHeader::decode(&request.fields)?.consumer_group;
-    match broker.replica_of(Owned::Members(group)) {
-        Some(replica) if !replica.state.members(group).is_empty() => online(broker, &replica, request, group),
-        _ => forward::at_owner(broker, Owned::Members(group), request, origin, Repeat::Harmless).await,
+    let known = coordinators::here(broker, group, |replica| {
+        replica.state.consumer_group(group, |known| known.cloned())
+    });
+    match known.flatten() {
+        Some(known) => Ok(online(broker, request, known)),
+        None => forward::at_owner(broker, Owned::Members(group), request, origin, Repeat::Harmless).await,
     }
 }
 
@@ -104,21 +108,16 @@ pub async fn confirm_online(
 ) -> Result<RemotingCommand, Failure> {
     let group = ConsumerGroupHeader::decode(&request.fields)?.consumer_group;
     replica.group.read_index().await?;
-    online(broker, replica, request, group)
+    let known = coordinators::at_leader(replica, group, |known| known.cloned())?;
+    let known = known.ok_or_else(|| {
+        let remark = format!("the consumer group[{group}] not online");
+        Failure::answer(response::CONSUMER_NOT_ONLINE, remark)
+    })?;
+    Ok(online(broker, request, known))
 }
 
-fn online(
-    broker: &Broker,
-    replica: &Replica,
-    request: &RemotingCommand,
-    group: &str,
-) -> Result<RemotingCommand, Failure> {
-    let members = replica.state.members(group);
-    if members.is_empty() {
-        let remark = format!("the consumer group[{group}] not online");
-        return Err(Failure::answer(response::CONSUMER_NOT_ONLINE, remark));
-    }
-    let connections = members.into_iter().map(|member| Connection {
+fn online(broker: &Broker, request: &RemotingCommand, group: ConsumerGroup) -> RemotingCommand {
+    let connections = group.members.into_values().map(|member| Connection {
         // Only the node a client is connected to knows its address.
         client_addr: broker.connections.address_of(&member.client_id).map_or_else(
             || member.client_id.split('@').next().unwrap_or_default().to_owned(),
@@ -128,19 +127,19 @@ fn online(
         language: language::name(member.language).to_owned(),
         version: member.version,
     });
-    let shape = replica.state.group_shape(group).unwrap_or_default();
-    let subscriptions = replica.state.subscriptions(group);
+    let shape = group.shape;
     let body = ConsumerConnection {
         connections: connections.collect(),
         consume_from_where: ConsumeFromWhere::from_ordinal(shape.consume_from_where).unwrap_or_default(),
         consume_type: ConsumeType::from_ordinal(shape.consume_type).unwrap_or_default(),
         message_model: MessageModel::from_ordinal(shape.message_model).unwrap_or_default(),
-        subscriptions: subscriptions
+        subscriptions: group
+            .subscriptions
             .into_iter()
-            .map(|sub| (sub.topic.clone(), shown(sub)))
+            .map(|(topic, subscription)| (topic, shown(subscription)))
             .collect(),
     };
-    Ok(RemotingCommand::response(request, response::SUCCESS).with_body(body.to_bytes()))
+    RemotingCommand::response(request, response::SUCCESS).with_body(body.to_bytes())
 }
 
 fn shown(subscription: Subscription) -> SubscriptionData {
@@ -192,8 +191,7 @@ pub fn groups_of_topic(broker: &Broker, request: &RemotingCommand) -> Result<Rem
     let mut groups = Vec::new();
     for replica in broker.replicas.led() {
         groups.extend(replica.state.groups_of_topic(topic));
-        let online = replica.state.active_consumer_groups().into_iter();
-        groups.extend(online.filter(|group| replica.state.subscription(group, topic).is_some()));
+        groups.extend(replica.state.subscribers_of(topic));
     }
     groups.retain(|group| !names::is_system_group(group));
     groups.sort_unstable();

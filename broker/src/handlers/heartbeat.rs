@@ -1,7 +1,8 @@
 //! HEART_BEAT and UNREGISTER_CLIENT: who takes part in which group.
 //!
 //! The node that gets a heartbeat notes the connection it came over. Only a heartbeat that would change the
-//! replicated membership goes to the leader of its consumer groups' coordinator, and is answered after its change is applied there; all others end here.
+//! replicated membership goes to the leaders of its consumer groups' coordinator slots, and is answered after its change
+//! is applied there; all others end here. Each slot gets a part of its own, which follows the slot when that moves.
 //! A client beats at every node of its route, so the leader keeps the node a member is recorded with while that node
 //! lives: otherwise each beat would move the member and make the whole group share out its queues again.
 
@@ -13,19 +14,21 @@ use flotilla_api::remoting::bodies::{ConsumerData, HeartbeatData, MessageModel};
 use flotilla_api::remoting::codes::response;
 use flotilla_api::remoting::frame::RemotingCommand;
 use flotilla_api::remoting::headers::consumer::{HeartbeatResponse, UnregisterClientHeader};
+use flotilla_controller::coordinator_slots::slot;
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 
 use super::propose;
 use crate::connection_table::SeenClient;
 use crate::consumer_groups;
+use crate::coordinators;
 use crate::error::Failure;
 use crate::forward::{self, Repeat};
 use crate::membership;
 use crate::node::{Broker, Owned};
 use crate::replica::Replica;
 use crate::router::Origin;
-use crate::state::{Command, GroupShape, Join, JoinGroup, Subscription};
+use crate::state::{Command, GroupShape, Join, JoinGroup, Refusal, Subscription};
 
 /// Longest client id.
 const CLIENT_ID_BYTES_MAX: usize = 255;
@@ -53,13 +56,14 @@ pub async fn heartbeat(
         let clustering = consumer.message_model == MessageModel::Clustering;
         consumer_groups::used(broker, &consumer.group_name, clustering).await;
     }
-    let parts = by_coordinator(broker, &data)?;
-    let changed = parts.into_iter().filter(|(group, part)| {
-        let replica = broker.replicas.get(*group);
-        !known || replica.is_none_or(|replica| changes(&replica, &join_of(broker, &replica, part, request, origin)))
+    let parts = by_slot(&data).into_iter();
+    let changed = parts.filter(|part| {
+        let changes = |replica: &Replica| changes(replica, &join_of(broker, replica, &part.told, request, origin));
+        // Where nobody here knows, the leader does.
+        !known || coordinators::here(broker, &part.any_group, changes).unwrap_or(true)
     });
     let changed: Vec<_> = changed
-        .map(|(group, part)| (group, request.clone().with_body(part.to_bytes())))
+        .map(|part| (part.any_group, request.clone().with_body(part.told.to_bytes())))
         .collect();
     if changed.is_empty() {
         return Ok(answer(request));
@@ -86,16 +90,17 @@ async fn to_the_end<T: Send + 'static>(change: impl Future<Output = T> + Send + 
     }
 }
 
-/// Takes a client into its groups, a request for each coordinator; the first answer that is no success.
+/// Takes a client into its groups, a request for each coordinator slot with one of its consumer groups; the first answer
+/// that is no success.
 async fn join_all_groups(
     broker: Arc<Broker>,
     data: HeartbeatData,
-    parts: Vec<(u16, RemotingCommand)>,
+    parts: Vec<(String, RemotingCommand)>,
     origin: Origin,
 ) -> Result<Option<RemotingCommand>, Failure> {
     let joined = parts
         .iter()
-        .map(|(group, part)| forward::at_owner(&broker, Owned::Group(*group), part, &origin, Repeat::Harmless));
+        .map(|(group, part)| forward::at_owner(&broker, Owned::Members(group), part, &origin, Repeat::Harmless));
     let joined = join_all(joined).await;
     // The client may have left while its heartbeat was on the way: then it was let in again behind its leaving.
     if origin.connection.is_some() {
@@ -112,21 +117,29 @@ async fn join_all_groups(
     Ok(None)
 }
 
-/// The heartbeat as each coordinator is told it: its own consumer groups alone.
-fn by_coordinator(broker: &Broker, data: &HeartbeatData) -> Result<BTreeMap<u16, HeartbeatData>, Failure> {
-    let mut parts: BTreeMap<u16, HeartbeatData> = BTreeMap::new();
+/// What the coordinator of one slot is told of a heartbeat.
+struct Part {
+    /// One of the slot's consumer groups in it.
+    any_group: String,
+    /// The heartbeat with these alone.
+    told: HeartbeatData,
+}
+
+fn by_slot(data: &HeartbeatData) -> Vec<Part> {
+    let mut parts: BTreeMap<u32, Part> = BTreeMap::new();
     for consumer in &data.consumers {
-        let group = broker
-            .owner(Owned::Members(&consumer.group_name))
-            .ok_or(Failure::NotLeader { leader: None })?;
-        let part = parts.entry(group).or_insert_with(|| HeartbeatData {
-            consumers: Vec::new(),
-            producers: Vec::new(),
-            ..data.clone()
+        let part = parts.entry(slot(&consumer.group_name)).or_insert_with(|| Part {
+            any_group: consumer.group_name.clone(),
+            told: HeartbeatData {
+                client_id: data.client_id.clone(),
+                fingerprint: data.fingerprint,
+                without_subscriptions: data.without_subscriptions,
+                ..HeartbeatData::default()
+            },
         });
-        part.consumers.push(consumer.clone());
+        part.told.consumers.push(consumer.clone());
     }
-    Ok(parts)
+    parts.into_values().collect()
 }
 
 /// A heartbeat that changes something, at the leader.
@@ -137,11 +150,15 @@ pub async fn join(
     origin: &Origin,
 ) -> Result<RemotingCommand, Failure> {
     let data = decode(request)?;
+    let Some(any_group) = data.consumers.first().map(|consumer| consumer.group_name.as_str()) else {
+        return Ok(answer(request));
+    };
     let join = join_of(broker, replica, &data, request, origin);
-    if !changes(replica, &join) {
+    let changes = || changes(replica, &join).map_err(|refusal| coordinators::not_here(any_group, refusal));
+    if !changes()? {
         // What this node has applied already reflects the heartbeat; whether it still leads must be certain.
         replica.group.read_index().await?;
-        if !changes(replica, &join) {
+        if !changes()? {
             return Ok(answer(request));
         }
     }
@@ -221,12 +238,15 @@ fn join_of(
 
 /// The node this client is a member with already, if that node lives.
 fn recorded_node(broker: &Broker, replica: &Replica, data: &HeartbeatData) -> Option<String> {
-    let members = data
-        .consumers
-        .iter()
-        .flat_map(|consumer| replica.state.members(&consumer.group_name));
-    let mut own = members.filter(|member| member.client_id == data.client_id);
-    let node = own.next()?.node;
+    let mut nodes = data.consumers.iter().filter_map(|consumer| {
+        let group = &consumer.group_name;
+        let node = replica.state.consumer_group(group, |known| {
+            let member = known?.members.get(&data.client_id)?;
+            Some(member.node.clone())
+        });
+        node.ok().flatten()
+    });
+    let node = nodes.next()?;
     broker.peers.is_living(&node).then_some(node)
 }
 
@@ -256,8 +276,8 @@ fn join_group(consumer: &ConsumerData, without_subscriptions: bool) -> JoinGroup
     }
 }
 
-fn changes(replica: &Replica, join: &Join) -> bool {
-    !join.groups.is_empty() && replica.state.would_change(join)
+fn changes(replica: &Replica, join: &Join) -> Result<bool, Refusal> {
+    replica.state.would_change(join)
 }
 
 /// A client says goodbye at the node it is connected to. It says so at every node; the first one takes it out.
@@ -291,11 +311,7 @@ pub async fn leave(replica: &Replica, request: &RemotingCommand) -> Result<Remot
         return Ok(answer);
     };
     replica.group.read_index().await?;
-    let member = replica
-        .state
-        .members(group)
-        .into_iter()
-        .find(|member| member.client_id == header.client_id);
+    let member = coordinators::at_leader(replica, group, |known| known?.members.get(header.client_id).cloned())?;
     if let Some(member) = member {
         let command = Command::Leave {
             client_id: member.client_id,

@@ -10,6 +10,7 @@ use flotilla_api::tag::TagFilter;
 use flotilla_controller::topic::PERM_READ;
 
 use super::client_config::no_sql92;
+use crate::coordinators;
 use crate::error::{Failure, check_group};
 use crate::node::{Broker, Owned};
 use crate::state::Subscription;
@@ -119,9 +120,12 @@ impl Pull {
     /// What the consumer group subscribed to: as its coordinator knows it, if that has a replica here, else as its
     /// clients told this node.
     fn subscription(&self, broker: &Broker) -> Option<Subscription> {
-        let replica = broker.replica_of(Owned::Members(&self.consumer_group));
-        let replicated = replica.and_then(|replica| replica.state.subscription(&self.consumer_group, &self.topic));
-        replicated.or_else(|| broker.connections.subscription(&self.consumer_group, &self.topic))
+        let replicated = coordinators::last_here(broker, &self.consumer_group, |group| {
+            group.and_then(|group| group.subscriptions.get(&self.topic).cloned())
+        });
+        replicated
+            .flatten()
+            .or_else(|| broker.connections.subscription(&self.consumer_group, &self.topic))
     }
 
     /// The request as another node is asked: with the filter that this node knows.

@@ -16,6 +16,7 @@ use flotilla_api::remoting::frame::RemotingCommand;
 use flotilla_api::remoting::headers::send::{SendMessageHeader, SendMessageResponse};
 use flotilla_api::tag::java_string_hash;
 use flotilla_api::{batch, message_id, names, properties, tag};
+use flotilla_controller::coordinator_slots;
 use flotilla_controller::metadata::Topic;
 use flotilla_controller::topic::{PERM_WRITE, TopicConfig};
 
@@ -221,8 +222,8 @@ fn ordering_key<'a>(header: &SendMessageHeader<'a>) -> Option<&'a str> {
 /// The rules of the template topic: the client must have asked for it, and it limits the number of queues.
 async fn create_topic(broker: &Arc<Broker>, header: &SendMessageHeader<'_>) -> Result<Arc<Topic>, Failure> {
     let policy = broker.policy();
-    let retry = names::group_of_retry_topic(header.topic).is_some();
-    if !policy.auto_create_topics || retry || header.default_topic != names::AUTO_CREATE_TOPIC {
+    let reserved = names::group_of_retry_topic(header.topic).is_some() || header.topic == coordinator_slots::TOPIC;
+    if !policy.auto_create_topics || reserved || header.default_topic != names::AUTO_CREATE_TOPIC {
         return Err(Failure::no_topic(header.topic));
     }
     let asked = u32::try_from(header.default_topic_queues).unwrap_or_default();

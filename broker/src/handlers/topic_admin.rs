@@ -179,7 +179,7 @@ pub fn page(sequence: Option<i32>, entries_max: Option<i32>) -> (usize, usize) {
 pub fn all_topics(broker: &Broker, request: &RemotingCommand) -> Result<RemotingCommand, Failure> {
     let topics = broker
         .metadata
-        .read(|metadata| metadata.topics.keys().cloned().collect());
+        .read(|metadata| metadata.user_topics().map(|topic| topic.config.name.clone()).collect());
     let body = TopicList {
         broker_address: None,
         topics,

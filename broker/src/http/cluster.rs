@@ -135,7 +135,7 @@ pub async fn group_documents(broker: &Arc<Broker>) -> Read<Vec<Value>> {
 }
 
 fn open_queues(metadata: &Metadata) -> QueueCounts {
-    QueueCounts::of(metadata.topics.values().map(Arc::as_ref))
+    QueueCounts::of(metadata.user_topics().map(Arc::as_ref))
 }
 
 /// What the controllers know of a Raft group, and its replicas do not.
@@ -148,6 +148,7 @@ fn add_placement(document: &mut Value, metadata: &Metadata, number: u16, open: &
         member["leaving"] = known.is_none_or(|known| known.leaving).into();
     }
     document["open_queues"] = open.open_in(number).into();
+    document["coordinator_slots"] = metadata.slots_in(number).into();
 }
 
 /// A Raft group of which nobody says anything.

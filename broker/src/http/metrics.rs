@@ -1,5 +1,6 @@
 //! `/metrics`: the node's own counters, and what is read from its owner at the moment of asking.
 
+use flotilla_controller::coordinator_slots;
 use flotilla_raft_store::group::GroupStatus;
 use flotilla_raft_store::log_id::LogId;
 use prometheus::core::Collector;
@@ -9,7 +10,8 @@ use prometheus::{IntGauge, IntGaugeVec, Opts, TextEncoder};
 use super::LABELLED_SERIES_MAX;
 use super::consumer_groups::progress;
 use super::problem::Problem;
-use crate::node::{Broker, Owned};
+use crate::coordinators;
+use crate::node::Broker;
 use crate::replica::Replica;
 
 /// All figures in the text format.
@@ -91,7 +93,10 @@ const FIGURES: [Figure; 12] = [
     (
         "flotilla_group_topics",
         "topics with queues in the raft group",
-        |replica, _| replica.state.topic_names().len() as u64,
+        |replica, _| {
+            let names = replica.state.topic_names();
+            names.iter().filter(|name| *name != coordinator_slots::TOPIC).count() as u64
+        },
     ),
 ];
 
@@ -117,7 +122,7 @@ fn raft(broker: &Broker) -> Vec<MetricFamily> {
 fn cluster(broker: &Broker) -> Vec<MetricFamily> {
     let (topics, groups, nodes) = broker
         .metadata
-        .read(|metadata| (metadata.topics.len(), metadata.groups.len(), metadata.nodes.len()));
+        .read(|metadata| (metadata.user_topic_count(), metadata.groups.len(), metadata.nodes.len()));
     let leading = broker.groups().into_iter();
     let leading = leading.filter(|(number, _)| broker.leadership(*number).leader.is_some());
     let figures = [
@@ -156,14 +161,11 @@ fn consumer_lag(broker: &Broker) -> Vec<MetricFamily> {
     let led = broker.replicas.led();
     let mut series = 0;
     for name in names {
-        let coordinator = broker.replica_of(Owned::Members(&name));
-        let subscriptions = coordinator
-            .map(|replica| replica.state.subscriptions(&name))
-            .unwrap_or_default();
-        let topics: Vec<String> = subscriptions
-            .into_iter()
-            .map(|subscription| subscription.topic)
-            .collect();
+        let topics = coordinators::last_here(broker, &name, |group| {
+            let subscriptions = group.into_iter().flat_map(|group| group.subscriptions.keys());
+            subscriptions.cloned().collect::<Vec<String>>()
+        });
+        let topics = topics.unwrap_or_default();
         for queue in led.iter().flat_map(|replica| progress(replica, &name, &topics)) {
             if series == LABELLED_SERIES_MAX {
                 return gauges.collect();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use flotilla_api::http::{MoveState, Moves, QueueMove};
+use flotilla_controller::coordinator_slots;
 use flotilla_controller::metadata::Metadata;
 use flotilla_controller::planning::{self, PlannedMove};
 use flotilla_controller::queue_move::{self, MoveRequest};
@@ -178,15 +179,18 @@ fn planned_document(metadata: &Metadata, planned: &PlannedMove) -> QueueMove {
 }
 
 /// `POST /v1/groups/{group}/drain`: the group gets no more queues, and all that are open there leave, as far as the pins
-/// of their topics allow. Again, it starts what could not be started before.
+/// of their topics allow, and so do its coordinator slots. Again, it starts what could not be started before.
 pub async fn drain(broker: &Arc<Broker>, group: &str) -> Result<Answer, Problem> {
     topic_changes::catch_up(broker).await;
     let number = group_number(broker, group).map_err(Problem::refused)?;
     let held = move |metadata: &Metadata| planning::held_by_pins(metadata, number);
     let look = move |metadata: &Metadata| {
+        // Whoever drains a group means its queues.
+        let is_queue = |topic: &str| topic != coordinator_slots::TOPIC;
         let mut moves = metadata.moves.values();
-        let some_leave = moves.any(|known| known.is_under_way() && known.from == number);
-        match some_leave || !planning::drain(metadata, number).is_empty() {
+        let some_leave = moves.any(|known| known.is_under_way() && known.from == number && is_queue(&known.topic));
+        let planned = planning::drain(metadata, number);
+        match some_leave || planned.iter().any(|planned| is_queue(&planned.topic)) {
             true => None,
             false => Some(held(metadata)),
         }

@@ -191,7 +191,7 @@ pub enum Part {
         /// The topic.
         topic: String,
     },
-    /// Members and subscriptions of the consumer groups it coordinates.
+    /// The coordinator slots it has, with members and subscriptions of their consumer groups.
     Members {
         /// Of this one alone.
         consumer_group: Option<String>,

@@ -134,6 +134,7 @@ impl From<NoController> for Problem {
             | Refusal::TooFewNodes(_)
             | Refusal::Changed
             | Refusal::NameTaken
+            | Refusal::NameReserved
             | Refusal::MoveUnderWay
             | Refusal::SameGroup
             | Refusal::MoveEnded

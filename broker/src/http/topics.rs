@@ -24,7 +24,7 @@ use crate::topic_changes;
 pub fn list(broker: &Broker) -> Value {
     let topics: Vec<_> = broker
         .metadata
-        .read(|metadata| metadata.topics.values().cloned().collect());
+        .read(|metadata| metadata.user_topics().cloned().collect());
     items(
         topics
             .iter()

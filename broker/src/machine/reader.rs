@@ -8,6 +8,7 @@ use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use flotilla_controller::coordinator_slots;
 use flotilla_raft_store::log_id::LogId;
 
 use super::shared::{Digest, LastEntry, Memory, Shared};
@@ -17,7 +18,7 @@ use crate::queue_index::{Located, QueueIndex, locate_in_batch};
 use crate::state::records::QueueId;
 use crate::state::topics::Queue;
 use crate::state::topics::handover::Sealed;
-use crate::state::{GroupShape, Join, Lock, Member, State, Subscription, Successor, Topic, key_hash};
+use crate::state::{ConsumerGroup, Join, Lock, Refusal, State, Successor, Topic, key_hash};
 
 /// How far a queue reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,15 +154,16 @@ impl StateReader {
         self.topic_identity(name).map(|(_, version)| version)
     }
 
-    /// Topics with queues here.
+    /// Topics with queues here, the coordinator slots' among them.
     pub fn topic_names(&self) -> Vec<String> {
         self.with(|state| state.topics.iter().map(|topic| topic.config.name.clone()).collect())
     }
 
-    /// Numbers of a topic's queues that are here.
+    /// Numbers of a topic's queues that are here; a coordinator slot is none to whoever asks.
     pub fn queues_of(&self, topic: &str) -> Vec<u32> {
         self.with(|state| {
-            let topic = state.topics.get(topic);
+            let topic = Some(topic).filter(|topic| *topic != coordinator_slots::TOPIC);
+            let topic = topic.and_then(|topic| state.topics.get(topic));
             topic.map_or_else(Vec::new, |topic| topic.queues().map(|(number, _)| number).collect())
         })
     }
@@ -282,56 +284,47 @@ impl StateReader {
         self.with(|state| state.consumer_offsets.groups_of_topic(topic))
     }
 
-    /// True if a heartbeat would change anything: only then it is worth a command.
-    pub fn would_change(&self, join: &Join) -> bool {
-        self.with(|state| state.coordinator.would_change(join))
-    }
-
-    /// Members of a consumer group by client id.
-    pub fn members(&self, group: &str) -> Vec<Member> {
+    /// True if a heartbeat would change anything: only then it is worth a command. Refused unless the coordinator slots
+    /// of its consumer groups are open here.
+    pub fn would_change(&self, join: &Join) -> Result<bool, Refusal> {
         self.with(|state| {
-            let group = state.coordinator.consumer_group(group);
-            group
-                .map(|group| group.members.values().cloned().collect())
-                .unwrap_or_default()
+            let mut groups = join.groups.iter();
+            groups.try_for_each(|wanted| state.check_coordinates(&wanted.group))?;
+            Ok(state.coordinator.would_change(join))
         })
     }
 
-    /// How a consumer group with members consumes.
-    pub fn group_shape(&self, group: &str) -> Option<GroupShape> {
-        self.with(|state| state.coordinator.consumer_group(group).map(|group| group.shape))
+    /// Looks at a consumer group, `None` without members; refused unless its coordinator slot is open here.
+    pub fn consumer_group<T>(&self, name: &str, look: impl FnOnce(Option<&ConsumerGroup>) -> T) -> Result<T, Refusal> {
+        self.with(|state| state.coordinated(name).map(look))
     }
 
-    /// What a consumer group with members wants of a topic.
-    pub fn subscription(&self, group: &str, topic: &str) -> Option<Subscription> {
-        self.with(|state| {
-            state
-                .coordinator
-                .consumer_group(group)?
-                .subscriptions
-                .get(topic)
-                .cloned()
-        })
+    /// [`StateReader::consumer_group`]; or as it was when its slot was put aside here, until that is open elsewhere.
+    pub fn last_consumer_group<T>(
+        &self,
+        name: &str,
+        look: impl FnOnce(Option<&ConsumerGroup>) -> T,
+    ) -> Result<T, Refusal> {
+        self.with(|state| state.last_coordinated(name).map(look))
     }
 
-    /// All a consumer group with members subscribes to.
-    pub fn subscriptions(&self, group: &str) -> Vec<Subscription> {
+    /// Client id and consumer group of all members.
+    pub fn members(&self) -> Vec<(String, String)> {
         self.with(|state| {
-            let group = state.coordinator.consumer_group(group);
-            group
-                .map(|group| group.subscriptions.values().cloned().collect())
-                .unwrap_or_default()
-        })
-    }
-
-    /// Names of the consumer groups with members.
-    pub fn active_consumer_groups(&self) -> Vec<String> {
-        self.with(|state| {
-            state
-                .coordinator
-                .consumer_groups()
-                .map(|(name, _)| name.to_owned())
+            let groups = state.coordinator.consumer_groups();
+            let members = groups.flat_map(|(name, group)| group.members.keys().map(move |client| (client, name)));
+            members
+                .map(|(client_id, name)| (client_id.clone(), name.to_owned()))
                 .collect()
+        })
+    }
+
+    /// Names of the consumer groups here that subscribe to a topic.
+    pub fn subscribers_of(&self, topic: &str) -> Vec<String> {
+        self.with(|state| {
+            let groups = state.consumer_groups_here();
+            let subscribed = groups.filter(|(_, group)| group.subscriptions.contains_key(topic));
+            subscribed.map(|(name, _)| name.to_owned()).collect()
         })
     }
 

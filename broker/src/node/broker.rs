@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Context;
+use flotilla_controller::coordinator_slots;
 use flotilla_controller::feed::Feed;
 use flotilla_controller::metadata::{Policy, Segment, Topic};
 use flotilla_controller::protocol::cluster_id_bytes;
@@ -125,18 +126,21 @@ impl Broker {
 
     /// The Raft group that owns something; `None` if it does not exist as far as this process knows.
     pub fn owner(&self, owned: Owned<'_>) -> Option<u16> {
+        let open = |topic: &Topic, queue: u32| {
+            let open = topic.open_segment(queue)?;
+            Some(self.moved.open(topic, queue).unwrap_or(open.group))
+        };
         match owned {
-            Owned::Queue(topic, queue) => self.metadata.read(|metadata| {
-                let topic = metadata.topics.get(topic)?;
-                let open = topic.open_segment(queue)?;
-                Some(self.moved.open(topic, queue).unwrap_or(open.group))
-            }),
+            Owned::Queue(topic, queue) => self.metadata.read(|metadata| open(metadata.topic(topic)?, queue)),
             Owned::Segment(topic, queue, offset) => self.metadata.read(|metadata| {
-                let topic = metadata.topics.get(topic)?;
+                let topic = metadata.topic(topic)?;
                 let segment = topic.segment_at(queue, offset)?;
                 Some(self.moved.at(topic, queue, offset).unwrap_or(segment.group))
             }),
-            Owned::Members(client_group) => self.metadata.read(|metadata| metadata.coordinator(client_group)),
+            Owned::Members(consumer_group) => self.metadata.read(|metadata| {
+                let slots = metadata.topics.get(coordinator_slots::TOPIC)?;
+                open(slots, coordinator_slots::slot(consumer_group))
+            }),
             Owned::Group(number) => Some(number),
         }
     }
@@ -145,7 +149,7 @@ impl Broker {
     /// not exist.
     pub fn segments(&self, topic: &str, queue: u32) -> Vec<Segment> {
         self.metadata.read(|metadata| {
-            let topic = metadata.topics.get(topic);
+            let topic = metadata.topic(topic);
             topic.map_or_else(Vec::new, |topic| self.moved.segments(topic, queue))
         })
     }
@@ -167,12 +171,14 @@ impl Broker {
         groups
     }
 
-    /// Notes that a queue moved; false if that is known already, or there is no such queue.
+    /// Notes that a queue or a coordinator slot moved; false if that is known already, or there is no such queue.
     pub fn learn_moved(&self, owned: Owned<'_>, segment: Successor) -> bool {
-        let (Owned::Queue(topic, queue) | Owned::Segment(topic, queue, _)) = owned else {
-            return false;
+        let (topic, queue) = match owned {
+            Owned::Queue(topic, queue) | Owned::Segment(topic, queue, _) => (topic, queue),
+            Owned::Members(consumer_group) => (coordinator_slots::TOPIC, coordinator_slots::slot(consumer_group)),
+            Owned::Group(_) => return false,
         };
-        let topic = self.topic(topic);
+        let topic = self.any_topic(topic);
         topic.is_some_and(|topic| self.moved.learn(&topic, queue, segment))
     }
 
@@ -206,15 +212,20 @@ impl Broker {
             .filter(|replica| replica.is_level())
     }
 
-    /// A topic with its queues.
+    /// A topic with its queues. The coordinator slots are none to users: see [`Broker::any_topic`].
     pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.metadata.read(|metadata| metadata.topic(name).cloned())
+    }
+
+    /// A topic with its queues, or the coordinator slots: for what carries out assignments and moves.
+    pub fn any_topic(&self, name: &str) -> Option<Arc<Topic>> {
         self.metadata.read(|metadata| metadata.topics.get(name).cloned())
     }
 
     /// Number of queues and permissions of a topic, which every send and pull asks for.
     pub fn queues_and_perm(&self, topic: &str) -> Option<(u32, u8)> {
         self.metadata.read(|metadata| {
-            let config = &metadata.topics.get(topic)?.config;
+            let config = &metadata.topic(topic)?.config;
             Some((config.queues, config.perm))
         })
     }
@@ -222,7 +233,7 @@ impl Broker {
     /// Settings of all topics by name.
     pub fn topics(&self) -> Vec<TopicConfig> {
         self.metadata
-            .read(|metadata| metadata.topics.values().map(|topic| topic.config.clone()).collect())
+            .read(|metadata| metadata.user_topics().map(|topic| topic.config.clone()).collect())
     }
 
     /// Settings of a subscription group, if it has a record.

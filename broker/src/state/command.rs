@@ -9,8 +9,9 @@ use super::codec::{Decoder, Encoder, Malformed};
 use super::coordinator::Join;
 use super::limits::{GROUPS_PER_CLIENT_MAX, LOCKS_PER_COMMAND_MAX, OFFSETS_PER_COMMAND_MAX};
 use super::topics::Assignment;
-use super::topics::handover::{Opening, Step};
+use super::topics::handover::{CONSUMERS_VERSION, Opening, Step};
 
+/// Of all frames but an opening that brings consumer groups.
 const VERSION: u8 = 1;
 
 const KIND_ASSIGN_TOPIC: u8 = 2;
@@ -85,7 +86,8 @@ pub enum Command {
         /// Topic and queue number each.
         queues: Vec<(String, u32)>,
     },
-    /// A heartbeat that changes something.
+    /// A heartbeat that changes something. Refused as a whole unless the coordinator slots of all its consumer groups are
+    /// open here; so is what follows.
     Join(Join),
     /// A client leaves, or its connection closed.
     Leave {
@@ -217,7 +219,7 @@ impl Command {
                 out.u16(*to).i64(*now_ms);
             }
             Self::Open(opening) => {
-                out = frame(KIND_OPEN);
+                out = Encoder::starting(&[KIND_OPEN, opening.state.version()]);
                 opening.encode(&mut out);
             }
             Self::Delivered(step) => out = step_frame(KIND_DELIVERED, step),
@@ -229,8 +231,8 @@ impl Command {
     /// Reads any frame but that of a message.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut from = Decoder::new(bytes);
-        let kind = from.u8()?;
-        if from.u8()? != VERSION {
+        let (kind, version) = (from.u8()?, from.u8()?);
+        if version != VERSION && (kind, version) != (KIND_OPEN, CONSUMERS_VERSION) {
             return Err(Malformed);
         }
         let command = match kind {
@@ -283,7 +285,7 @@ impl Command {
                 to: from.u16()?,
                 now_ms: from.i64()?,
             },
-            KIND_OPEN => Self::Open(Opening::decode(&mut from)?),
+            KIND_OPEN => Self::Open(Opening::decode(&mut from, version)?),
             KIND_DELIVERED => Self::Delivered(Step::decode(&mut from)?),
             KIND_FORGET_SEGMENTS => Self::ForgetSegments(Step::decode(&mut from)?),
             _ => return Err(Malformed),

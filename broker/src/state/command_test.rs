@@ -6,7 +6,7 @@ use flotilla_controller::topic::{TopicConfig, TopicKind};
 use proptest::prelude::*;
 
 use super::*;
-use crate::state::coordinator::{GroupShape, JoinGroup, Subscription};
+use crate::state::coordinator::{ConsumerGroup, GroupShape, JoinGroup, Member, Subscription};
 use crate::state::limits::QUEUES_PER_TOPIC_MAX;
 use crate::state::topics::OpenQueue;
 use crate::state::topics::handover::QueueState;
@@ -82,6 +82,19 @@ fn every_command() -> Vec<Command> {
                 last_store_time: 24,
                 offsets: vec![("CG".to_owned(), 25)],
                 locks: vec![("CG".to_owned(), "c1".to_owned(), 26)],
+                consumers: Vec::new(),
+            },
+        }),
+        Command::Open(Opening {
+            step: step(),
+            start: 0,
+            state: QueueState {
+                last_store_time: -1,
+                consumers: vec![
+                    ("CG".to_owned(), consumer_group()),
+                    ("G".to_owned(), ConsumerGroup::default()),
+                ],
+                ..QueueState::default()
             },
         }),
         Command::Delivered(step()),
@@ -95,6 +108,31 @@ fn step() -> Step {
         uid: 15,
         queue: 3,
         generation: 27,
+    }
+}
+
+fn consumer_group() -> ConsumerGroup {
+    let member = |client: &str| Member {
+        client_id: client.to_owned(),
+        node: "n1".to_owned(),
+        language: 1,
+        version: 479,
+        since_ms: 29,
+    };
+    let subscription = |topic: &str| Subscription {
+        topic: topic.to_owned(),
+        expression_type: "TAG".to_owned(),
+        expression: "*".to_owned(),
+        version: 5,
+    };
+    ConsumerGroup {
+        shape: GroupShape {
+            consume_type: 1,
+            message_model: 1,
+            consume_from_where: 4,
+        },
+        members: ["c1", "c2"].map(|client| (client.to_owned(), member(client))).into(),
+        subscriptions: ["T", "U"].map(|topic| (topic.to_owned(), subscription(topic))).into(),
     }
 }
 
@@ -215,6 +253,53 @@ fn the_bytes_of_a_heartbeat_do_not_change() {
     golden[place] = 1;
     golden.splice(place + 1..place + 1, [0, 2, b'P', b'G']);
     assert_eq!(Command::decode(&golden), Err(Malformed), "producers are not logged");
+}
+
+#[test]
+fn the_bytes_of_an_opening_do_not_change() {
+    let opening = |consumers| {
+        let state = QueueState {
+            last_store_time: 3,
+            consumers,
+            ..QueueState::default()
+        };
+        let opening = Opening {
+            step: step(),
+            start: 2,
+            state,
+        };
+        Command::Open(opening)
+    };
+    let mut golden = vec![18, 1];
+    golden.extend([0, 1, b'T', 0, 0, 0, 0, 0, 0, 0, 15, 0, 0, 0, 3, 0, 0, 0, 27]); // the step
+    golden.extend([0, 0, 0, 0, 0, 0, 0, 2]); // start
+    golden.extend([0, 0, 0, 0, 0, 0, 0, 3]); // store time
+    golden.extend([0; 8]); // offsets, locks
+    assert_eq!(opening(Vec::new()).encode().to_vec(), golden);
+    golden[1] = 2;
+    assert_eq!(
+        Command::decode(&golden),
+        Err(Malformed),
+        "without what its version is for"
+    );
+    golden.extend([0, 0, 0, 0]);
+    assert_eq!(Command::decode(&golden), Err(Malformed), "with none of it");
+    golden.truncate(golden.len() - 4);
+    golden.extend([0, 0, 0, 1, 0, 2, b'C', b'G', 1, 1, 4]); // groups: name, shape
+    golden.extend([0, 0, 0, 1, 0, 2, b'c', b'1', 0, 2, b'n', b'1', 1, 0, 0, 1, 0xdf]); // members
+    golden.extend([0, 0, 0, 0, 0, 0, 0, 29]); // since
+    golden.extend([0, 0, 0, 1, 0, 1, b'T', 0, 3, b'T', b'A', b'G', 0, 1, b'*']); // subscriptions
+    golden.extend([0, 0, 0, 0, 0, 0, 0, 5]); // version
+    let mut group = consumer_group();
+    group.members.remove("c2");
+    group.subscriptions.remove("U");
+    assert_eq!(opening(vec![("CG".to_owned(), group)]).encode().to_vec(), golden);
+    golden[0] = 17;
+    assert_eq!(
+        Command::decode(&golden),
+        Err(Malformed),
+        "no other kind has the version"
+    );
 }
 
 #[test]

@@ -6,6 +6,9 @@
 //! decides when. Removals name the node the client was connected to, so that a late one cannot remove a client that
 //! reconnected elsewhere.
 //!
+//! A consumer group is here as long as its coordinator slot is open in this Raft group: `state/slots.rs` says so before
+//! anything is changed, and [`handover`] takes it elsewhere.
+//!
 //! As in RocketMQ the last heartbeat decides the group's shape and topics, and the greatest version a subscription.
 
 use std::collections::BTreeMap;
@@ -18,6 +21,8 @@ use super::limits::{
 };
 use super::records::{self, Key, after_prefix, name_in_key};
 use super::reply::Refusal;
+
+pub mod handover;
 
 const RECORD_VERSION: u8 = 1;
 /// The frame of a [`Join`] has a place for a list of producer groups, which is empty.
@@ -56,11 +61,15 @@ impl Member {
 
     fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::starting(&[RECORD_VERSION]);
+        self.encode_fields(&mut out);
+        out.finish()
+    }
+
+    fn encode_fields(&self, out: &mut Encoder) {
         out.text(&self.node)
             .u8(self.language)
             .i32(self.version)
             .i64(self.since_ms);
-        out.finish()
     }
 
     fn decode(client_id: String, value: &[u8]) -> Result<Self, Malformed> {
@@ -68,15 +77,19 @@ impl Member {
         if from.u8()? != RECORD_VERSION {
             return Err(Malformed);
         }
-        let member = Self {
+        let member = Self::decode_fields(client_id, &mut from)?;
+        from.finish()?;
+        Ok(member)
+    }
+
+    fn decode_fields(client_id: String, from: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
             client_id,
             node: from.name()?,
             language: from.u8()?,
             version: from.i32()?,
             since_ms: from.i64()?,
-        };
-        from.finish()?;
-        Ok(member)
+        })
     }
 }
 
@@ -235,12 +248,7 @@ impl Coordinator {
             let group = self.consumers.entry(wanted.group.clone()).or_default();
             if group.members.is_empty() || group.shape != wanted.shape {
                 group.shape = wanted.shape;
-                let mut out = Encoder::starting(&[RECORD_VERSION]);
-                encode_shape(group.shape, &mut out);
-                effects.put(
-                    Key::new(records::CONSUMER_GROUP).name(&wanted.group).finish(),
-                    out.finish(),
-                );
+                record_shape(&wanted.group, group.shape, effects);
             }
             let member = group.members.get(&join.client_id);
             let mut rebalance = member.is_none_or(|member| member.node != join.node);
@@ -372,13 +380,12 @@ fn subscriptions_differ(group: &ConsumerGroup, wanted: &[Subscription]) -> bool 
 
 /// True if a topic was added or removed.
 fn update_subscriptions(name: &str, group: &mut ConsumerGroup, wanted: &[Subscription], effects: &mut Effects) -> bool {
-    let key = |topic: &str| Key::new(records::SUBSCRIPTION).name(name).name(topic).finish();
     let mut topics_changed = false;
     group.subscriptions.retain(|topic, _| {
         let keep = wanted.iter().any(|wanted| wanted.topic == *topic);
         if !keep {
             topics_changed = true;
-            effects.delete(key(topic));
+            effects.delete(subscription_key(name, topic));
         }
         keep
     });
@@ -388,9 +395,7 @@ fn update_subscriptions(name: &str, group: &mut ConsumerGroup, wanted: &[Subscri
             continue;
         }
         topics_changed |= existing.is_none();
-        let mut out = Encoder::starting(&[RECORD_VERSION]);
-        encode_subscription(wanted, &mut out);
-        effects.put(key(&wanted.topic), out.finish());
+        record_subscription(name, wanted, effects);
         group.subscriptions.insert(wanted.topic.clone(), wanted.clone());
     }
     topics_changed
@@ -398,6 +403,22 @@ fn update_subscriptions(name: &str, group: &mut ConsumerGroup, wanted: &[Subscri
 
 fn member_key(group: &str, client_id: &str) -> Vec<u8> {
     Key::new(records::CONSUMER).name(group).name(client_id).finish()
+}
+
+fn subscription_key(group: &str, topic: &str) -> Vec<u8> {
+    Key::new(records::SUBSCRIPTION).name(group).name(topic).finish()
+}
+
+fn record_shape(group: &str, shape: GroupShape, effects: &mut Effects) {
+    let mut out = Encoder::starting(&[RECORD_VERSION]);
+    encode_shape(shape, &mut out);
+    effects.put(Key::new(records::CONSUMER_GROUP).name(group).finish(), out.finish());
+}
+
+fn record_subscription(group: &str, subscription: &Subscription, effects: &mut Effects) {
+    let mut out = Encoder::starting(&[RECORD_VERSION]);
+    encode_subscription(subscription, &mut out);
+    effects.put(subscription_key(group, &subscription.topic), out.finish());
 }
 
 fn encode_shape(shape: GroupShape, out: &mut Encoder) {

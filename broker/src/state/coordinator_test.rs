@@ -4,6 +4,13 @@ use super::*;
 use crate::state::tests::Bench;
 use crate::state::{Command, Reply};
 
+/// All coordinator slots are here.
+fn coordinating() -> Bench {
+    let mut bench = Bench::default();
+    bench.assign_slots();
+    bench
+}
+
 fn subscription(topic: &str, expression: &str, version: i64) -> Subscription {
     Subscription {
         topic: topic.to_owned(),
@@ -65,7 +72,7 @@ fn leave(client: &str, node: &str, groups: &[&str]) -> Command {
 
 #[test]
 fn the_first_heartbeat_changes_and_the_next_does_not() {
-    let mut bench = Bench::default();
+    let mut bench = coordinating();
     let mut heartbeat = join("c1", "n1", &[subscription("T", "*", 1)]);
     assert!(bench.state.coordinator.would_change(&heartbeat));
     assert!(joined(&mut bench, &heartbeat));
@@ -79,7 +86,7 @@ fn the_first_heartbeat_changes_and_the_next_does_not() {
 
 #[test]
 fn a_client_on_another_node_is_the_same_member() {
-    let mut bench = Bench::default();
+    let mut bench = coordinating();
     joined(&mut bench, &join("c1", "n1", &[]));
     let moved = join("c1", "n2", &[]);
     assert!(bench.state.coordinator.would_change(&moved));
@@ -99,7 +106,7 @@ fn a_client_on_another_node_is_the_same_member() {
 
 #[test]
 fn a_new_version_alone_is_recorded_without_a_rebalance() {
-    let mut bench = Bench::default();
+    let mut bench = coordinating();
     joined(&mut bench, &join("c1", "n1", &[]));
     let mut upgraded = join("c1", "n1", &[]);
     upgraded.version = 500;
@@ -114,7 +121,7 @@ fn a_new_version_alone_is_recorded_without_a_rebalance() {
 
 #[test]
 fn a_greater_version_replaces_a_subscription() {
-    let mut bench = Bench::default();
+    let mut bench = coordinating();
     joined(&mut bench, &join("c1", "n1", &[subscription("T", "A", 10)]));
     let expression = |bench: &Bench| {
         bench.state.coordinator.consumer_group("CG").unwrap().subscriptions["T"]
@@ -134,7 +141,7 @@ fn a_greater_version_replaces_a_subscription() {
 
 #[test]
 fn added_and_removed_topics_cause_a_rebalance() {
-    let mut bench = Bench::default();
+    let mut bench = coordinating();
     joined(&mut bench, &join("c1", "n1", &[subscription("T", "*", 1)]));
     assert!(joined(
         &mut bench,
@@ -156,7 +163,7 @@ fn added_and_removed_topics_cause_a_rebalance() {
 
 #[test]
 fn a_heartbeat_without_subscriptions_leaves_them_alone() {
-    let mut bench = Bench::default();
+    let mut bench = coordinating();
     joined(&mut bench, &join("c1", "n1", &[subscription("T", "*", 1)]));
     let mut short = join("c1", "n1", &[]);
     short.groups[0].subscriptions = None;
@@ -176,7 +183,7 @@ fn a_heartbeat_without_subscriptions_leaves_them_alone() {
 
 #[test]
 fn leaving_names_groups_or_all() {
-    let mut bench = Bench::default();
+    let mut bench = coordinating();
     joined(&mut bench, &join("c1", "n1", &[subscription("T", "*", 1)]));
     joined(&mut bench, &join("c2", "n1", &[subscription("T", "*", 1)]));
     bench.apply(leave("c1", "n1", &["CG"]));
@@ -192,7 +199,7 @@ fn leaving_names_groups_or_all() {
 
 #[test]
 fn a_full_group_refuses_new_members_and_keeps_the_old() {
-    let mut bench = Bench::default();
+    let mut bench = coordinating();
     for number in 0..MEMBERS_PER_GROUP_MAX {
         joined(&mut bench, &join(&format!("c{number}"), "n1", &[]));
     }

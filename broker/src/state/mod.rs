@@ -9,6 +9,8 @@
 
 use std::ops::Range;
 
+use flotilla_controller::coordinator_slots;
+
 pub mod append;
 pub mod codec;
 pub mod command;
@@ -20,6 +22,7 @@ pub mod limits;
 pub mod locks;
 pub mod records;
 pub mod reply;
+pub mod slots;
 pub mod topics;
 
 pub use append::{Append, AppendHeader, KIND_APPEND, KeyHashes, key_hash, message_of};
@@ -126,8 +129,8 @@ impl State {
             Command::ForgetSubscriptionGroup { group, clean_offsets } => {
                 if clean_offsets {
                     self.consumer_offsets.remove_group(&group, effects);
-                    self.topics.forget_offsets_aside(&group, effects);
                 }
+                self.topics.forget_aside(&group, clean_offsets, effects);
                 self.coordinator.remove_group(&group, effects);
                 self.locks.remove_group(&group, effects);
                 Reply::Done
@@ -151,18 +154,25 @@ impl State {
                 self.locks.unlock(&group, &client_id, &queues, effects);
                 Reply::Done
             }
-            Command::Join(join) => match self.coordinator.join(&join, effects) {
-                Ok(changed) => Reply::Joined { changed },
-                Err(refusal) => Reply::Refused(refusal),
-            },
+            Command::Join(join) => {
+                let mut groups = join.groups.iter();
+                let here = groups.try_for_each(|wanted| self.check_coordinates(&wanted.group));
+                match here.and_then(|()| self.coordinator.join(&join, effects)) {
+                    Ok(changed) => Reply::Joined { changed },
+                    Err(refusal) => Reply::Refused(refusal),
+                }
+            }
             Command::Leave {
                 client_id,
                 node,
                 groups,
-            } => {
-                self.coordinator.leave(&client_id, &node, &groups, effects);
-                Reply::Done
-            }
+            } => match groups.iter().try_for_each(|group| self.check_coordinates(group)) {
+                Ok(()) => {
+                    self.coordinator.leave(&client_id, &node, &groups, effects);
+                    Reply::Done
+                }
+                Err(refusal) => Reply::Refused(refusal),
+            },
             Command::Trim { log_index: upto } => return self.trim(upto, log_index, batch_after, effects),
             Command::DigestPoint { nonce } => {
                 effects.digest_points.push(nonce);
@@ -179,11 +189,16 @@ impl State {
             }),
             Command::Bar(step) => self.topics.bar(&step, effects).unwrap_or_else(Reply::Refused),
             Command::Seal { step, to, now_ms } => {
-                let (offsets, locks) = (&mut self.consumer_offsets, &mut self.locks);
+                let (offsets, locks, coordinator) =
+                    (&mut self.consumer_offsets, &mut self.locks, &mut self.coordinator);
                 let sealed = self.topics.seal(&step, (to, now_ms), effects, |effects| QueueState {
                     last_store_time: -1,
                     offsets: offsets.take_out(&step.topic, step.queue, effects),
                     locks: locks.take_out(&step.topic, step.queue, effects),
+                    consumers: match step.topic == coordinator_slots::TOPIC {
+                        true => coordinator.take_out(step.queue, effects),
+                        false => Vec::new(),
+                    },
                 });
                 sealed.unwrap_or_else(Reply::Refused)
             }
@@ -198,6 +213,10 @@ impl State {
                         .take_in(&step.topic, step.queue, &state.offsets, effects);
                     self.locks
                         .take_in(&step.topic, step.queue, &state.locks, log_index, effects);
+                    if step.topic == coordinator_slots::TOPIC {
+                        self.coordinator.take_out(step.queue, effects);
+                        self.coordinator.take_in(&state.consumers, effects);
+                    }
                 }
                 opened.map_or_else(Reply::Refused, |_| Reply::Done)
             }
@@ -222,7 +241,11 @@ impl State {
 
     /// About how many bytes go along when a queue leaves this group.
     pub fn bytes_of_queue(&self, topic: &str, queue: u32) -> usize {
-        self.consumer_offsets.bytes_of_queue(topic, queue) + self.locks.bytes_of_queue(topic, queue)
+        let consumers = match topic == coordinator_slots::TOPIC {
+            true => self.coordinator.bytes_of_slot(queue),
+            false => 0,
+        };
+        self.consumer_offsets.bytes_of_queue(topic, queue) + self.locks.bytes_of_queue(topic, queue) + consumers
     }
 
     fn trim<E>(

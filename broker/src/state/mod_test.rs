@@ -149,6 +149,11 @@ impl Bench {
         self.apply(Command::AssignTopic(assignment))
     }
 
+    /// All coordinator slots are here.
+    pub fn assign_slots(&mut self) {
+        self.assign_topic(coordinator_slots::TOPIC, coordinator_slots::SLOTS);
+    }
+
     /// A topic all of whose queues are here.
     pub fn assign_topic(&mut self, name: &str, queues: u32) {
         assert_eq!(self.assign(assignment(name, queues, 0..queues)), Reply::Done);
@@ -381,6 +386,7 @@ fn expired_locks_are_swept_when_there_are_too_many() {
 #[test]
 fn forgetting_a_subscription_group_takes_members_and_locks_and_offsets_if_asked() {
     let mut bench = Bench::default();
+    bench.assign_slots();
     bench.assign_topic("T", 1);
     for group in ["CG", "CGG"] {
         bench.apply(join("c1", "n1", group, 0));

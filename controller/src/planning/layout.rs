@@ -9,9 +9,33 @@ use super::PlannedMove;
 use super::spread::Counts;
 use crate::metadata::{Metadata, Topic};
 
+/// Which topics a plan is about. Coordinator slots ask little of their groups and nobody counts them among the queues, so
+/// they are evened out on their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// What users have.
+    Users,
+    /// The coordinator slots.
+    Slots,
+}
+
+impl Kind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Users, Self::Slots];
+
+    /// The kind of a topic.
+    pub fn of(topic: &Topic) -> Self {
+        match topic.is_coordinator_slots() {
+            true => Self::Slots,
+            false => Self::Users,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Layout<'a> {
+    kind: Kind,
     /// Numbers of the Raft groups that stay, in order.
     pub groups: Vec<u16>,
     /// Topics in the order of their names.
@@ -58,12 +82,17 @@ pub struct Settled<'a> {
 
 /// All topics in the order of their names.
 pub fn settled(metadata: &Metadata) -> Vec<Settled<'_>> {
+    settled_if(metadata, |_| true)
+}
+
+fn settled_if(metadata: &Metadata, wanted: impl Fn(&Topic) -> bool) -> Vec<Settled<'_>> {
     let mut targets: BTreeMap<u64, BTreeMap<u32, u16>> = BTreeMap::new();
     for queue_move in metadata.moves.values().filter(|queue_move| queue_move.is_under_way()) {
         let queues = targets.entry(queue_move.topic_id).or_default();
         queues.insert(queue_move.queue, queue_move.to);
     }
-    let topics = metadata.topics.iter().map(|(name, topic)| {
+    let topics = metadata.topics.iter().filter(|(_, topic)| wanted(topic));
+    let topics = topics.map(|(name, topic)| {
         let targets = targets.remove(&topic.id).unwrap_or_default();
         let open = topic.queues.iter().zip(0..).filter_map(|(segments, queue)| {
             let open = segments.last()?.group;
@@ -85,15 +114,16 @@ pub fn group_name(metadata: &Metadata, number: u16) -> &str {
 }
 
 impl<'a> Layout<'a> {
-    /// The layout that the metadata tells of.
-    pub fn of(metadata: &'a Metadata, load: impl Fn(u64, u32) -> u64) -> Self {
+    /// The layout of the topics of a kind that the metadata tells of.
+    pub fn of(metadata: &'a Metadata, kind: Kind, load: impl Fn(u64, u32) -> u64) -> Self {
         let groups = metadata.groups.iter();
         let groups: Vec<u16> = groups
             .filter_map(|(number, group)| (!group.draining).then_some(*number))
             .collect();
         let place = |group: u16| groups.binary_search(&group).ok();
         let mut loads = vec![0; groups.len()];
-        let topics = settled(metadata).into_iter().map(|topic| {
+        let topics = settled_if(metadata, |topic| Kind::of(topic) == kind);
+        let topics = topics.into_iter().map(|topic| {
             let allowed: Vec<bool> = groups.iter().map(|group| topic.topic.may_be_in(*group)).collect();
             // Without a group that its pins allow and that stays, a topic stays as it is.
             let stays = !allowed.contains(&true);
@@ -124,7 +154,12 @@ impl<'a> Layout<'a> {
             layout
         });
         let topics = topics.collect();
-        Self { groups, topics, loads }
+        Self {
+            kind,
+            groups,
+            topics,
+            loads,
+        }
     }
 
     /// Gives each topic as many queues in each place as `wanted` says, those that arrive included. Of the queues that
@@ -164,7 +199,7 @@ impl<'a> Layout<'a> {
 
     /// The moves that lead here.
     pub fn moves(&self, metadata: &Metadata) -> Vec<PlannedMove> {
-        let before = CountsBefore::of(metadata);
+        let before = CountsBefore::of(metadata, self.kind);
         let mut moves = Vec::new();
         for topic in &self.topics {
             for queue in &topic.queues {
@@ -226,16 +261,18 @@ struct CountsBefore<'a> {
 }
 
 impl<'a> CountsBefore<'a> {
-    fn of(metadata: &'a Metadata) -> Self {
+    fn of(metadata: &'a Metadata, kind: Kind) -> Self {
         let mut all: BTreeMap<u16, usize> = BTreeMap::new();
-        let topics = settled(metadata).into_iter().map(|topic| {
-            let mut own: BTreeMap<u16, usize> = BTreeMap::new();
-            for group in topic.groups {
-                *own.entry(group).or_default() += 1;
-                *all.entry(group).or_default() += 1;
-            }
-            (topic.name, own)
-        });
+        let topics = settled_if(metadata, |topic| Kind::of(topic) == kind)
+            .into_iter()
+            .map(|topic| {
+                let mut own: BTreeMap<u16, usize> = BTreeMap::new();
+                for group in topic.groups {
+                    *own.entry(group).or_default() += 1;
+                    *all.entry(group).or_default() += 1;
+                }
+                (topic.name, own)
+            });
         let topics = topics.collect();
         Self { all, topics }
     }

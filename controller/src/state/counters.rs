@@ -66,7 +66,7 @@ impl Counters {
 }
 
 /// How many queues there are, and how many are open in each Raft group. Derived from the topics: counted along with
-/// each change, and from the start when a state is read back.
+/// each change, and from the start when a state is read back. Coordinator slots are none of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueCounts {
     total: u64,
@@ -94,6 +94,9 @@ impl QueueCounts {
     }
 
     pub(super) fn add(&mut self, topic: &Topic) {
+        if topic.is_coordinator_slots() {
+            return;
+        }
         self.total += topic.queues.len() as u64;
         for group in open_groups(topic) {
             *self.open.entry(group).or_default() += 1;
@@ -101,6 +104,9 @@ impl QueueCounts {
     }
 
     pub(super) fn remove(&mut self, topic: &Topic) {
+        if topic.is_coordinator_slots() {
+            return;
+        }
         self.total -= topic.queues.len() as u64;
         for group in open_groups(topic) {
             let count = self.open.get_mut(&group).expect("what is removed was added");

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::coordinator_slots;
 use crate::metadata::{Change, Cluster, Controller, Metadata, Policy, Segment, Topic};
 use crate::placement;
 use crate::subscription_group::SubscriptionGroupConfig;
@@ -130,6 +131,9 @@ impl State {
                 zone,
                 peer,
             } => self.register_node(name, (volume, zone, peer), changes)?,
+            Command::PutTopic { config, .. } if config.name == coordinator_slots::TOPIC => {
+                return Err(Refusal::NameReserved);
+            }
             Command::PutTopic {
                 config,
                 if_absent,
@@ -144,7 +148,7 @@ impl State {
                 return self.put_topic(config, if_absent, groups, now_ms, changes);
             }
             Command::DeleteTopic { name } => {
-                let topic = self.metadata.topics.get(&name).ok_or(Refusal::TopicNotExist)?.clone();
+                let topic = self.metadata.topic(&name).ok_or(Refusal::TopicNotExist)?.clone();
                 self.queues.remove(&topic);
                 self.cancel_moves_of(topic.id, changes);
                 self.change(Change::Topic(name, None), changes);
@@ -243,16 +247,28 @@ impl State {
     }
 
     fn make_missing_groups(&mut self, changes: &mut Changes) {
-        let made = placement::missing_groups(&self.metadata, &mut self.counters, changes.log_index);
-        if made.is_empty() {
-            return;
-        }
-        for (number, group) in made {
+        for (number, group) in placement::missing_groups(&self.metadata, &mut self.counters, changes.log_index) {
             self.change(Change::Group(number, group), changes);
         }
-        if self.metadata.slots.is_empty() {
-            self.change(Change::Slots(placement::place_slots(&self.metadata)), changes);
+        let slots_placed = self.metadata.topics.contains_key(coordinator_slots::TOPIC);
+        if !self.metadata.groups.is_empty() && !slots_placed {
+            self.place_coordinator_slots(changes);
         }
+    }
+
+    fn place_coordinator_slots(&mut self, changes: &mut Changes) {
+        let config = coordinator_slots::config();
+        let placed = placement::place_queues(&self.metadata, &self.queues, &[], config.queues as usize, &[]);
+        let topic = Topic {
+            id: coordinator_slots::TOPIC_ID,
+            epoch: changes.log_index,
+            // Nobody says what time it is.
+            created_ms: 0,
+            pinned: Vec::new(),
+            queues: placed.into_iter().map(first_segment).collect(),
+            config,
+        };
+        self.change(Change::Topic(topic.config.name.clone(), Some(Arc::new(topic))), changes);
     }
 
     fn put_topic(
@@ -299,14 +315,7 @@ impl State {
         };
         let count = topic.config.queues as usize - topic.queues.len();
         let placed = placement::place_queues(&self.metadata, &self.queues, &topic.queues, count, &topic.pinned);
-        for group in placed {
-            topic.queues.push(vec![Segment {
-                generation: FIRST_GENERATION,
-                group,
-                start: 0,
-                end: None,
-            }]);
-        }
+        topic.queues.extend(placed.into_iter().map(first_segment));
         if let Some(present) = present {
             self.queues.remove(&present);
         }
@@ -330,7 +339,7 @@ impl State {
         if pinned.iter().any(|group| !self.metadata.groups.contains_key(group)) {
             return Err(Refusal::GroupNotExist);
         }
-        if present.is_none() && self.metadata.topics.len() >= TOPICS_MAX {
+        if present.is_none() && self.metadata.user_topic_count() >= TOPICS_MAX {
             return Err(Refusal::limit("topics"));
         }
         if self.queues.total() + more as u64 > QUEUES_MAX {
@@ -374,6 +383,16 @@ impl State {
             epoch: self.metadata.epoch,
         }
     }
+}
+
+/// The segments of a new queue.
+fn first_segment(group: u16) -> Vec<Segment> {
+    vec![Segment {
+        generation: FIRST_GENERATION,
+        group,
+        start: 0,
+        end: None,
+    }]
 }
 
 fn check_policy(policy: &Policy) -> Result<(), Refusal> {

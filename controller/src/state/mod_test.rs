@@ -3,7 +3,7 @@
 
 use super::limits::NODES_MAX;
 use super::*;
-use crate::metadata::SLOTS;
+use crate::coordinator_slots::{SLOTS, TOPIC};
 use crate::queue_move::{MoveOutcome, MoveRequest};
 
 #[derive(Default)]
@@ -196,13 +196,38 @@ fn nodes_lead_to_groups() {
     let names: Vec<&str> = metadata.groups.values().map(|group| group.name.as_str()).collect();
     assert_eq!(names, ["g1", "g2", "g3"]);
     assert!(metadata.groups.values().all(|group| group.creation == check.log_index));
-    assert_eq!(metadata.slots.len(), SLOTS);
-    assert_eq!(metadata.slots[..4], [1, 2, 3, 1]);
-    let slots = metadata.slots.clone();
+    let slots = check.queues(TOPIC);
+    assert_eq!((slots.len(), &slots[..4]), (SLOTS as usize, &[1, 2, 3, 1][..]));
     check.unchanged(register("n3", "v"));
     check.done(register("n4", "v"));
     assert_eq!(check.state.metadata.groups.len(), 4);
-    assert_eq!(check.state.metadata.slots, slots, "later groups take no slots");
+    assert_eq!(check.queues(TOPIC), slots, "later groups take no slots");
+    let slots_in = [1, 2, 3, 4].map(|group| check.state.metadata.slots_in(group));
+    assert_eq!(slots_in, [22, 21, 21, 0]);
+}
+
+#[test]
+fn the_coordinator_slots_are_no_topic_of_users() {
+    let mut check = Check::with_groups();
+    let before = check.state.metadata.topics[TOPIC].clone();
+    for if_absent in [true, false] {
+        let mut put = put_topic(TOPIC, SLOTS + 1, &[1]);
+        if let Command::PutTopic { if_absent: asked, .. } = &mut put {
+            *asked = if_absent;
+        }
+        check.refused(put, Refusal::NameReserved);
+    }
+    check.refused(delete_topic(TOPIC), Refusal::TopicNotExist);
+    let metadata = &check.state.metadata;
+    assert_eq!(metadata.topics[TOPIC], before);
+    assert!(metadata.topic(TOPIC).is_none());
+    assert_eq!((metadata.user_topics().count(), metadata.user_topic_count()), (0, 0));
+    assert_eq!(check.state.queue_counts(), &QueueCounts::default());
+    check.done(put_topic("t", 4, &[]));
+    assert_eq!(check.queues("t"), [1, 2, 3, 1], "placed as if there were no slots");
+    let metadata = &check.state.metadata;
+    assert_eq!(metadata.topic("t").map(|topic| topic.id), Some(1));
+    assert_eq!((metadata.user_topics().count(), metadata.user_topic_count()), (1, 1));
 }
 
 #[test]
@@ -397,7 +422,7 @@ fn topics_are_bounded() {
     for number in 0..TOPICS_MAX as u64 {
         state.apply(put_topic(&format!("t{number}"), 1, &[]), 100 + number);
     }
-    assert_eq!(state.metadata.topics.len(), TOPICS_MAX);
+    assert_eq!(state.metadata.user_topic_count(), TOPICS_MAX);
     let (reply, _) = state.apply(put_topic("one more", 1, &[]), 1_000_000);
     assert_eq!(reply, Reply::Refused(Refusal::limit("topics")));
     let (reply, _) = state.apply(put_topic("t1", 2, &[]), 1_000_001);
@@ -548,7 +573,10 @@ impl Random {
 impl Random {
     fn move_request(&mut self) -> MoveRequest {
         MoveRequest {
-            topic: self.name("t", 12),
+            topic: match self.below(4) {
+                0 => TOPIC.to_owned(),
+                _ => self.name("t", 12),
+            },
             queue: self.below(4) as u32,
             to: 1 + self.below(8) as u16,
         }
@@ -576,9 +604,11 @@ fn check_invariants(
             assert_eq!(given.entry(member.id).or_insert(disk.clone()), &disk);
         }
     }
-    assert_eq!(metadata.slots.is_empty(), metadata.groups.is_empty());
-    assert!(metadata.slots.is_empty() || metadata.slots.len() == SLOTS);
-    assert!(metadata.slots.iter().all(|slot| metadata.groups.contains_key(slot)));
+    let slots = metadata.topics.get(TOPIC);
+    assert_eq!(slots.is_none(), metadata.groups.is_empty());
+    assert!(slots.is_none_or(|slots| slots.is_coordinator_slots() && slots.queues.len() == SLOTS as usize));
+    let counted = QueueCounts::of(metadata.user_topics().map(Arc::as_ref));
+    assert_eq!(state.queue_counts(), &counted);
     for (name, topic) in &metadata.topics {
         assert_eq!(topics.entry(topic.id).or_insert(name.clone()), name);
         assert_eq!(topic.queues.len(), topic.config.queues as usize);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::limits::{MOVES_ENDED_KEPT_MAX, MOVES_PER_COMMAND_MAX, MOVES_UNDER_WAY_MAX};
 use super::tests::{Check, delete_topic, put_topic};
 use super::{Command, Counters, Refusal, Reply, State};
+use crate::coordinator_slots;
 use crate::metadata::{Metadata, RaftGroup, Segment};
 use crate::queue_move::{MoveOutcome, MoveRequest, MoveState, QueueMove};
 use crate::topic::TopicConfig;
@@ -310,6 +311,31 @@ fn a_draining_group_gets_no_queues() {
     check.done(drain(3, true));
     // Where it goes is drained meanwhile: it arrives all the same, and leaves again.
     check.done(opened(1, 5));
+}
+
+#[test]
+fn coordinator_slots_move_as_queues_do_and_are_counted_nowhere() {
+    let mut check = with_topic();
+    let slot = |slot, to| Command::StartMoves {
+        moves: vec![request(coordinator_slots::TOPIC, slot, to)],
+        reason: String::new(),
+        now_ms: 0,
+    };
+    check.refused(slot(coordinator_slots::SLOTS, 2), Refusal::QueueNotExist);
+    check.refused(slot(0, 1), Refusal::SameGroup);
+    check.done(slot(0, 2));
+    check.refused(slot(0, 3), Refusal::MoveUnderWay);
+    assert_eq!(check.queue_move(1).topic_id, coordinator_slots::TOPIC_ID);
+    check.done(opened(1, 0));
+    let slots_in = |check: &Check| [1, 2, 3].map(|group| check.state.metadata().slots_in(group));
+    assert_eq!(slots_in(&check), [21, 22, 21]);
+    assert_eq!(
+        check.state.metadata().topics[coordinator_slots::TOPIC].queues[0],
+        [segment(2, 2, 0, None)]
+    );
+    assert_eq!(check.open_in(), [2, 1, 1]);
+    check.done(drain(2, true));
+    check.refused(slot(3, 2), Refusal::GroupDraining);
 }
 
 #[test]

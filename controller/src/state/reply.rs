@@ -74,6 +74,9 @@ pub enum Refusal {
     /// The node's name is a controller's.
     #[error("a controller has this name")]
     NameTaken,
+    /// The topic's name is that of the coordinator slots.
+    #[error("the name is reserved for the server")]
+    NameReserved,
     /// The Raft group or subscription group does not exist.
     #[error("group does not exist")]
     GroupNotExist,

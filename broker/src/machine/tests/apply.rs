@@ -33,7 +33,7 @@ fn every_frame_gets_one_reply_and_rubbish_is_refused() {
 fn readers_see_an_entry_and_whoever_waits_is_told() {
     let root = tempfile::tempdir().unwrap();
     let mut node = Node::open(root.path().join("n"));
-    node.apply(&[assign_topic("A", 2)]);
+    node.apply(&[assign_topic("A", 2), assign_slots()]);
     assert_eq!(node.told.take(), [""; 0]);
     node.apply(&[
         message("A", 1, 10, "a"),
@@ -55,7 +55,7 @@ fn readers_see_an_entry_and_whoever_waits_is_told() {
     let bounds = node.reader.queue_bounds("A", 1).unwrap();
     assert_eq!((bounds.min_offset, bounds.max_offset), (0, 3));
     assert_eq!((bounds.min_store_time, bounds.last_store_time), (10, 20));
-    assert_eq!(node.reader.members("CG").len(), 1);
+    assert_eq!(node.reader.members(), members(&["c1"]));
     node.machine.on_leadership(3, true);
     assert_eq!(node.told.take(), ["A/1 to 3", "leader true in 3"]);
 }

@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use flotilla_controller::coordinator_slots;
 use flotilla_controller::topic::TopicConfig;
 use flotilla_raft_store::frames::pack;
 use parking_lot::{Condvar, Mutex};
@@ -269,6 +270,11 @@ fn marked_message(topic: &str, queue: u32, store_time: i64, key: &str, mark: Opt
     header.frame(&[7; STORED_MESSAGE_BYTES_MIN])
 }
 
+/// All coordinator slots are here.
+fn assign_slots() -> Bytes {
+    assign_topic(coordinator_slots::TOPIC, coordinator_slots::SLOTS)
+}
+
 fn join(client: &str) -> Bytes {
     let group = JoinGroup {
         group: "CG".to_owned(),
@@ -284,6 +290,14 @@ fn join(client: &str) -> Bytes {
         now_ms: 3,
     };
     Command::Join(join).encode()
+}
+
+/// As readers show the members that joined.
+fn members(clients: &[&str]) -> Vec<(String, String)> {
+    clients
+        .iter()
+        .map(|client| ((*client).to_owned(), "CG".to_owned()))
+        .collect()
 }
 
 /// A log with some of everything; entry n has log index n + 1.
@@ -305,6 +319,7 @@ fn sample_log() -> Vec<Vec<Bytes>> {
             assign_topic("A", 2),
             assign_topic("B", 1),
             assign(assignment("S", 4, &[(2, 1_000)])),
+            assign_slots(),
         ],
         vec![
             message("A", 0, 100, "k0"),

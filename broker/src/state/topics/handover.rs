@@ -9,12 +9,18 @@
 //! the other. Every command may come twice.
 
 use super::*;
+use crate::state::coordinator::handover::{Named, decode_groups, encode_groups};
 use crate::state::reply::Successor;
 
-const SEALED_RECORD_VERSION: u8 = 1;
 const INTENT_RECORD_VERSION: u8 = 1;
 /// Consumer offsets or locks in one frame: as many as a Raft group may hold.
 const ITEMS_MAX: usize = crate::state::limits::CONSUMER_OFFSETS_MAX;
+
+/// Version of a frame or record with a [`QueueState`] without consumer groups, and with some: only coordinator slots have
+/// those.
+pub(in crate::state) const PLAIN_VERSION: u8 = 1;
+/// See [`PLAIN_VERSION`].
+pub(in crate::state) const CONSUMERS_VERSION: u8 = 2;
 
 /// What is known of a queue apart from its messages: it goes with the open segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,9 +31,18 @@ pub struct QueueState {
     pub offsets: Vec<(String, i64)>,
     /// Consumer group, holder, and the last renewal of its lock.
     pub locks: Vec<(String, String, i64)>,
+    /// Consumer groups of a coordinator slot.
+    pub consumers: Vec<Named>,
 }
 
 impl QueueState {
+    pub(in crate::state) fn version(&self) -> u8 {
+        match self.consumers.is_empty() {
+            true => PLAIN_VERSION,
+            false => CONSUMERS_VERSION,
+        }
+    }
+
     fn encode(&self, out: &mut Encoder) {
         out.i64(self.last_store_time);
         out.list(&self.offsets, |out, (group, offset)| {
@@ -36,14 +51,26 @@ impl QueueState {
         out.list(&self.locks, |out, (group, client_id, renewed_ms)| {
             out.text(group).text(client_id).i64(*renewed_ms);
         });
+        if self.version() == CONSUMERS_VERSION {
+            encode_groups(&self.consumers, out);
+        }
     }
 
-    fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
-        Ok(Self {
+    fn decode(from: &mut Decoder<'_>, version: u8) -> Result<Self, Malformed> {
+        let state = Self {
             last_store_time: from.i64()?,
             offsets: from.list(ITEMS_MAX, |from| Ok((from.name()?, from.i64()?)))?,
             locks: from.list(ITEMS_MAX, |from| Ok((from.name()?, from.name()?, from.i64()?)))?,
-        })
+            consumers: match version {
+                CONSUMERS_VERSION => decode_groups(from)?,
+                _ => Vec::new(),
+            },
+        };
+        if state.version() == version {
+            Ok(state)
+        } else {
+            Err(Malformed)
+        }
     }
 }
 
@@ -130,11 +157,11 @@ impl Opening {
         self.state.encode(out);
     }
 
-    pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
+    pub(crate) fn decode(from: &mut Decoder<'_>, version: u8) -> Result<Self, Malformed> {
         Ok(Self {
             step: Step::decode(from)?,
             start: from.i64()?,
-            state: QueueState::decode(from)?,
+            state: QueueState::decode(from, version)?,
         })
     }
 }
@@ -212,7 +239,8 @@ impl Topic {
     pub(super) fn record_segment(&self, number: u32, generation: u32, effects: &mut Effects) {
         let id = QueueId::new(self.id, number).0;
         if let Some(sealed) = self.sealed.get(&(number, generation)) {
-            let mut out = Encoder::starting(&[SEALED_RECORD_VERSION]);
+            let version = sealed.aside.as_ref().map_or(PLAIN_VERSION, QueueState::version);
+            let mut out = Encoder::starting(&[version]);
             sealed.queue.encode_fields(&mut out);
             out.u32(sealed.next).u16(sealed.to).i64(sealed.at_ms);
             out.bool(sealed.aside.is_some());
@@ -442,16 +470,21 @@ impl Topics {
         Ok(Reply::Done)
     }
 
-    /// Forgets the offsets of a deleted consumer group that were put aside, so that no move brings them back.
-    pub(in crate::state) fn forget_offsets_aside(&mut self, group: &str, effects: &mut Effects) {
+    /// Forgets the members of a deleted consumer group that were put aside, and its offsets if asked, so that no move
+    /// brings them back.
+    pub(in crate::state) fn forget_aside(&mut self, group: &str, offsets: bool, effects: &mut Effects) {
         for topic in self.by_id.values_mut() {
             let mut changed = Vec::new();
             for (place, sealed) in &mut topic.sealed {
                 if let Some(aside) = &mut sealed.aside {
-                    let before = aside.offsets.len();
-                    aside.offsets.retain(|(name, _)| name != group);
-                    if aside.offsets.len() < before {
+                    let before = (aside.offsets.len(), aside.consumers.len());
+                    aside.offsets.retain(|(name, _)| !offsets || name != group);
+                    aside.consumers.retain(|(name, _)| name != group);
+                    if (aside.offsets.len(), aside.consumers.len()) != before {
                         changed.push(*place);
+                    }
+                    if aside.consumers.len() < before.1 {
+                        effects.memberships.insert(group.to_owned());
                     }
                 }
             }
@@ -486,14 +519,13 @@ impl Topics {
         let (id, generation) = (QueueId(key.u64()?), key.u32()?);
         key.finish()?;
         let mut from = Decoder::new(value);
-        if from.u8()? != SEALED_RECORD_VERSION {
-            return Err(Malformed);
-        }
+        let version = from.u8()?;
         let queue = Queue::decode_fields(&mut from, true)?;
         let (next, to, at_ms) = (from.u32()?, from.u16()?, from.i64()?);
         let aside = match from.bool()? {
-            true => Some(QueueState::decode(&mut from)?),
-            false => None,
+            true => Some(QueueState::decode(&mut from, version)?),
+            false if version == PLAIN_VERSION => None,
+            false => return Err(Malformed),
         };
         from.finish()?;
         if queue.generation != generation {
