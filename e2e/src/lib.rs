@@ -7,6 +7,7 @@
 //! | [`host`], [`network`] | where a process runs; machines with addresses of their own, and cuts between them |
 //! | [`fault`] | kill, pause, stop: only processes that a [`cluster::Cluster`] started |
 //! | [`client`] | a small remoting client of our own, to read whole topics and offsets |
+//! | [`consumer`] | a member of consumer groups that consumes nothing and notes what it is told |
 //! | [`http`], [`admin`] | the admin API as a caller sees it; short ways to ask it |
 //! | [`command`] | the `flotilla` program as a shell runs it |
 //! | [`client_view`] | what applications on official clients notice of a fault |
@@ -31,6 +32,7 @@ pub mod client;
 pub mod client_view;
 pub mod cluster;
 pub mod command;
+pub mod consumer;
 pub mod fault;
 pub mod history;
 pub mod host;
