@@ -51,8 +51,11 @@ fn post(cluster: &Cluster, asked: usize, path: &str, body: &Value) -> Result<Val
     Ok(answer)
 }
 
+/// The nodes with a vote in each Raft group, by its name.
+type Voters = Vec<(String, BTreeSet<String>)>;
+
 /// Nodes with a vote in each Raft group, once none of its replicas is about to go or come.
-fn voters(cluster: &Cluster, asked: usize) -> Result<Option<Vec<(String, BTreeSet<String>)>>> {
+fn voters(cluster: &Cluster, asked: usize) -> Result<Option<Voters>> {
     let document = cluster.http(asked).get_ok("/v1/groups")?;
     let groups = document["items"].as_array().context("items")?;
     let mut settled = Vec::new();
