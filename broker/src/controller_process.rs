@@ -9,6 +9,8 @@
 mod drains;
 mod duties;
 mod founding;
+mod rebalancer;
+mod rebalancing;
 mod replacements;
 mod server;
 
@@ -40,6 +42,7 @@ use crate::peer::{PeerTransport, Peers, serve_peers};
 use crate::server::serve_remoting;
 use crate::tasks::Tasks;
 use crate::volume::{Opened, Owner, Role, Volume};
+use rebalancer::Rebalancer;
 use server::Server;
 
 /// The controllers' Raft group, with everything generic filled in.
@@ -251,6 +254,13 @@ impl ControllerProcess {
             unreachable!("the broker of a process is made once");
         }
         spawn_common(&mut self.tasks, &broker, appeared, &self.stop_all);
+        if settings.policy.auto_rebalance {
+            let rebalancer = Rebalancer {
+                group: self.group.clone(),
+                broker: broker.clone(),
+            };
+            self.tasks.spawn(rebalancer.keep(self.stop_all.subscribe()));
+        }
         // Until a node was heard of there is nowhere to send clients to.
         let heard = async {
             while !broker.peers.nodes().iter().any(|node| node.routable().is_some()) {

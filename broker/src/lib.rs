@@ -22,6 +22,7 @@ pub mod key_index;
 pub mod kv;
 pub mod lanes;
 pub mod leaders;
+pub mod load_meter;
 pub mod long_poll;
 pub mod machine;
 pub mod membership;

@@ -30,7 +30,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::key_index::{KeyIndex, RUN_KEYS, StoreTimes};
 use crate::kv::{Kv, KvSettings};
 use crate::queue_index;
-use crate::state::effects::RecordChange;
+use crate::state::effects::{IndexBatch, RecordChange};
 use crate::state::forwarded;
 use crate::state::records::{Key, QUEUE, QueueId};
 use crate::state::topics::BatchStart;
@@ -50,6 +50,8 @@ pub use shared::Digest;
 pub trait Events: Send + Sync + 'static {
     /// A queue reaches up to `max_offset` now.
     fn appended(&self, topic: &str, queue: u32, max_offset: i64);
+    /// All messages that an entry stored, by queue.
+    fn stored(&self, _batches: &[IndexBatch]) {}
     /// A queue's open segment is not here any more, or here now.
     fn handed_over(&self, _topic: &str, _queue: u32) {}
     /// Members or topics of a consumer group are others than before.
@@ -127,6 +129,9 @@ impl Machine {
         for batch in &entry.batches {
             self.events
                 .appended(&batch.topic, batch.queue.queue(), batch.end_offset());
+        }
+        if !entry.batches.is_empty() {
+            self.events.stored(&entry.batches);
         }
         for (topic, queue) in &effects.handed_over {
             self.events.handed_over(topic, *queue);

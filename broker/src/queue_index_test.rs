@@ -21,6 +21,7 @@ fn batch(queue: QueueId, first_offset: i64, store_time: i64, messages: &[(u16, i
         first_offset,
         store_time,
         messages: messages.to_vec(),
+        bytes: 0,
     }
 }
 

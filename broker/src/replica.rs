@@ -10,6 +10,7 @@ use flotilla_raft_store::identity::GroupIdentity;
 use flotilla_raft_store::runtime::TokioRuntime;
 use parking_lot::RwLock;
 
+use crate::load_meter::LoadMeter;
 use crate::machine::{Machine, StateReader};
 use crate::peer::{DigestInfo, PeerTransport, ReplicaInfo};
 
@@ -31,6 +32,8 @@ pub struct Replica {
     pub group: BrokerGroup,
     /// The applied state.
     pub state: StateReader,
+    /// What comes in while it leads.
+    pub load: Arc<LoadMeter>,
     /// It has, but for the last moments, what the others have.
     level: AtomicBool,
 }
@@ -45,7 +48,7 @@ impl Replica {
         identity: GroupIdentity,
         id: u64,
         group: BrokerGroup,
-        state: StateReader,
+        (state, load): (StateReader, Arc<LoadMeter>),
     ) -> Self {
         let level = AtomicBool::new(group.is_initialized());
         Self {
@@ -55,6 +58,7 @@ impl Replica {
             id,
             group,
             state,
+            load,
             level,
         }
     }

@@ -3,22 +3,28 @@
 //! [`rebalance`] leads to where [`crate::placement`] would have put the queues had all Raft groups been there from the
 //! start: the queues of each topic lie evenly on the groups that stay, those that it is pinned to if it is, and so do the
 //! queues of all topics, give or take one, as far as pins allow. Among all such layouts it takes one that the fewest moves
-//! lead to (`spread.rs`), then exchanges queues between groups as long as that evens out a known load without a change of
-//! the counts (`exchange.rs`). Coordinator slots are spread in the same way, on their own. [`drain`] moves the queues and
-//! slots of one group and no others.
+//! lead to (`spread.rs`), then exchanges queues between groups as long as that evens out the measured load ([`Loads`])
+//! without making the counts less even (`exchange.rs`). Coordinator slots are spread in the same way, on their own, by
+//! count. [`drain`] moves the queues and slots of one group and no others.
 //!
 //! Holds: no move goes to where the queue is, to a draining group, or to one that the topic is not pinned to; a queue
-//! that is on its way counts where it goes and is left alone; after the moves of a plan the next one is empty.
+//! that is on its way counts where it goes and is left alone; after the moves of a plan the next one, by the same loads,
+//! is empty.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use crate::metadata::{Metadata, Topic};
 use crate::queue_move::MoveRequest;
 
 mod exchange;
+mod explain;
 mod layout;
+mod loads;
 mod spread;
+
+pub use exchange::GAIN_MIN;
+pub use loads::{GroupLoad, Loads, QueueKey, Rate};
 
 use layout::{Kind, Layout};
 
@@ -48,17 +54,59 @@ impl PlannedMove {
     }
 }
 
-/// The fewest moves that even out open queues over the Raft groups that stay. `load` is what a queue, by topic id and
-/// number, asks of its group, in any unit; 0 if that is not known.
-pub fn rebalance(metadata: &Metadata, load: impl Fn(u64, u32) -> u64) -> Vec<PlannedMove> {
-    let evened_out = Kind::ALL.map(|kind| even_out(metadata, kind, &load));
-    evened_out.into_iter().flatten().collect()
+/// Moves, and what they come to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// In the order of topics and queues; those of coordinator slots last.
+    pub moves: Vec<PlannedMove>,
+    /// All Raft groups, by number.
+    pub groups: Vec<PlannedGroup>,
 }
 
-fn even_out(metadata: &Metadata, kind: Kind, load: impl Fn(u64, u32) -> u64) -> Vec<PlannedMove> {
-    let mut layout = Layout::of(metadata, kind, load);
+/// What a plan makes of a Raft group.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PlannedGroup {
+    /// Its number.
+    pub group: u16,
+    /// What it has.
+    pub before: Share,
+    /// What it has when the moves are done.
+    pub after: Share,
+}
+
+/// What a Raft group has, queues on their way to it included.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Share {
+    /// Open queues.
+    pub queues: usize,
+    /// What comes into them; `None` if that was not measured.
+    pub rate: Option<Rate>,
+}
+
+impl PlannedGroup {
+    fn unchanged(group: u16, share: Share) -> Self {
+        Self {
+            group,
+            before: share,
+            after: share,
+        }
+    }
+}
+
+/// The fewest moves that even out open queues over the Raft groups that stay, and then what comes into them. Queues that
+/// are `resting` stay where they are, unless that group drains or pins exclude it.
+pub fn rebalance(metadata: &Metadata, loads: &Loads, resting: &BTreeSet<QueueKey>) -> Plan {
+    let mut plan = even_out(metadata, Kind::Users, loads, resting);
+    // What comes into slots is not measured.
+    let slots = even_out(metadata, Kind::Slots, &Loads::default(), resting);
+    plan.moves.extend(slots.moves);
+    plan
+}
+
+fn even_out(metadata: &Metadata, kind: Kind, loads: &Loads, resting: &BTreeSet<QueueKey>) -> Plan {
+    let mut layout = Layout::of(metadata, kind, loads, resting);
     if layout.groups.is_empty() {
-        return Vec::new();
+        return Plan::default();
     }
     let counts: Vec<_> = layout
         .topics
@@ -67,7 +115,7 @@ fn even_out(metadata: &Metadata, kind: Kind, load: impl Fn(u64, u32) -> u64) -> 
         .collect();
     layout.settle(&spread::spread(&counts, layout.groups.len()));
     exchange::exchange(&mut layout);
-    layout.moves(metadata)
+    explain::plan(&layout, metadata)
 }
 
 /// Moves of all queues that are open in a Raft group, evenly to the other ones that stay and that their topics are

@@ -88,11 +88,25 @@ pub struct Traffic {
 impl Traffic {
     /// Begins on a topic that has so many queues, through all nodes.
     pub fn start(cluster: &Cluster, topic: &str, queues: u32) -> Self {
-        Self::through(cluster, 0..cluster.len(), topic, queues)
+        Self::of(cluster, 0..cluster.len(), (topic, queues), |_| PAUSE)
     }
 
     /// Begins through these nodes alone.
     pub fn through(cluster: &Cluster, nodes: impl IntoIterator<Item = usize>, topic: &str, queues: u32) -> Self {
+        Self::of(cluster, nodes, (topic, queues), |_| PAUSE)
+    }
+
+    /// Begins through all nodes, with so much time between two sends of the lanes of a queue.
+    pub fn paced(cluster: &Cluster, topic: &str, queues: u32, pause: impl Fn(u32) -> Duration) -> Self {
+        Self::of(cluster, 0..cluster.len(), (topic, queues), pause)
+    }
+
+    fn of(
+        cluster: &Cluster,
+        nodes: impl IntoIterator<Item = usize>,
+        (topic, queues): (&str, u32),
+        pause: impl Fn(u32) -> Duration,
+    ) -> Self {
         let mut traffic = Self {
             topic: topic.to_owned(),
             queues,
@@ -113,6 +127,7 @@ impl Traffic {
                     queue,
                     address,
                     topic: topic.to_owned(),
+                    pause: pause(queue),
                 };
                 let (log, stop) = (traffic.log.clone(), traffic.stop.clone());
                 traffic.lanes.push(std::thread::spawn(move || lane.run(&log, &stop)));

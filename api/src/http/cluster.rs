@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Rate;
+
 /// `GET /v1/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Cluster {
@@ -64,6 +66,9 @@ pub struct RaftGroup {
     /// Coordinator slots whose consumer groups it has the members of.
     #[serde(default)]
     pub coordinator_slots: u64,
+    /// What comes in; nothing if the leader could not say.
+    #[serde(default)]
+    pub rate: Option<Rate>,
     /// Leading node.
     pub leader: Option<String>,
     /// Term.

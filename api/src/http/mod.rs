@@ -5,6 +5,7 @@ mod consumer;
 mod message;
 mod problem;
 mod queue_move;
+mod rate;
 mod topic;
 
 pub use cluster::{
@@ -14,7 +15,8 @@ pub use cluster::{
 pub use consumer::{ConsumerGroup, ConsumerMember, ConsumerQueue, OffsetReset};
 pub use message::{Message, SendReceipt, SendRequest};
 pub use problem::{Outcome, Problem};
-pub use queue_move::{MoveState, MoveTarget, Moves, QueueMove, RebalanceRequest};
+pub use queue_move::{MoveState, MoveTarget, Moves, PlannedGroup, QueueMove, RebalanceRequest};
+pub use rate::Rate;
 pub use topic::{Queue, QueueSegment, Queues, Retention, Topic, TopicSettings, TopicType};
 
 use serde::{Deserialize, Serialize};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Rate;
+
 /// The body of `POST /v1/topics/{topic}/queues/{n}/move`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MoveTarget {
@@ -77,9 +79,27 @@ pub struct Moves {
     /// Of a plan: how many of its moves are not started yet.
     #[serde(default)]
     pub remaining: u64,
+    /// Of a rebalance that is only planned: what each Raft group has before and after it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<PlannedGroup>,
     /// Of a drain: how many queues stay, because their topics are pinned to no other Raft group that is open.
     #[serde(default, skip_serializing_if = "is_none_at_all")]
     pub pinned: u64,
+}
+
+/// What a plan makes of a Raft group. Rates are missing if its leader could not say.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PlannedGroup {
+    /// Raft group.
+    pub group: String,
+    /// Open queues.
+    pub queues_before: u64,
+    /// Open queues when the moves are done.
+    pub queues_after: u64,
+    /// What comes in.
+    pub rate_before: Option<Rate>,
+    /// What would come in if the moves were done.
+    pub rate_after: Option<Rate>,
 }
 
 /// So that serde leaves a count out.

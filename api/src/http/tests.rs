@@ -24,6 +24,10 @@ fn queues_say_where_their_messages_are() {
         leader: Some("n1".into()),
         min_offset: 0,
         max_offset: 5,
+        rate: Some(Rate {
+            messages: 7,
+            bytes: 900,
+        }),
         segments: vec![QueueSegment {
             generation: 1,
             group: "g1".into(),
@@ -37,6 +41,7 @@ fn queues_say_where_their_messages_are() {
         queues: vec![queue],
     })
     .expect("writes");
+    assert_eq!(written["queues"][0]["rate"], json!({"messages": 7, "bytes": 900}));
     let segment = json!({"generation": 1, "group": "g1", "start_offset": 0, "end_offset": null});
     assert_eq!(written["queues"][0]["segments"][0], segment);
     assert_eq!(

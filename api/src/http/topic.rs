@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Rate;
+
 /// The body of `PUT /v1/topics/{topic}`; what is missing keeps its value, or its default for a new topic.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -103,6 +105,9 @@ pub struct Queue {
     pub min_offset: i64,
     /// Queue offset after the last one.
     pub max_offset: i64,
+    /// What comes in; nothing if the leader could not say.
+    #[serde(default)]
+    pub rate: Option<Rate>,
     /// Where the messages are.
     #[serde(default)]
     pub segments: Vec<QueueSegment>,

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::admin_client::{AdminClient, path_part};
-use super::moves::{self, MOVES, QueueChange};
+use super::moves::{self, MOVES, PLAN, QueueChange};
 use super::nodes;
 use super::table::{self, Column};
 
@@ -67,7 +67,7 @@ enum AdminCommand {
         /// Number of a move.
         id: Option<u64>,
     },
-    /// Even out queues over the Raft groups that are not draining.
+    /// Even out queues over the Raft groups that are not draining, and then what comes into them.
     Rebalance {
         /// Only say what would move, and why.
         #[arg(long)]
@@ -203,6 +203,8 @@ const GROUPS: &[Column] = &[
     ("term", "term"),
     ("open queues", "open_queues"),
     ("slots", "coordinator_slots"),
+    ("messages/s", "rate.messages"),
+    ("bytes/s", "rate.bytes"),
     ("draining", "draining"),
     ("kept segments", "kept_segments"),
     ("committed", "committed_index"),
@@ -233,6 +235,8 @@ const QUEUES: &[Column] = &[
     ("leader", "leader"),
     ("min", "min_offset"),
     ("max", "max_offset"),
+    ("messages/s", "rate.messages"),
+    ("bytes/s", "rate.bytes"),
 ];
 const CONSUMER_GROUPS: &[Column] = &[
     ("consumer group", "name"),
@@ -316,7 +320,10 @@ impl AdminCommand {
             }
             Self::Moves { id: Some(id) } => (moves::moves(client, Some(id))?, &[("", MOVES)]),
             Self::Moves { id: None } => (moves::moves(client, None)?, &[("moves", MOVES)]),
-            Self::Rebalance { dry_run, wait } => (moves::rebalance(client, dry_run, wait)?, &[("moves", MOVES)]),
+            Self::Rebalance { dry_run, wait } => (
+                moves::rebalance(client, dry_run, wait)?,
+                if dry_run { PLAN } else { &[("moves", MOVES)] },
+            ),
             Self::Drain { group, wait } => (moves::drain(client, &group, wait)?, &[("moves", MOVES)]),
             Self::Reopen { group } => (moves::reopen(client, &group)?, &[("", GROUPS)]),
             Self::Nodes { node: None, .. } => (client.get("/v1/nodes")?, &[("items", NODES)]),

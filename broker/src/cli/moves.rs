@@ -30,6 +30,25 @@ pub(super) const MOVES: &[Column] = &[
     ("reason", "reason"),
 ];
 
+const PLANNED_GROUPS: &[Column] = &[
+    ("group", "group"),
+    ("queues", "queues_before"),
+    ("then", "queues_after"),
+    ("messages/s", "rate_before.messages"),
+    ("then", "rate_after.messages"),
+    ("bytes/s", "rate_before.bytes"),
+    ("then", "rate_after.bytes"),
+];
+const PLANNED_MOVES: &[Column] = &[
+    ("topic", "topic"),
+    ("queue", "queue"),
+    ("from", "from"),
+    ("to", "to"),
+    ("reason", "reason"),
+];
+/// What a dry run shows.
+pub(super) const PLAN: &[(&str, &[Column])] = &[("groups", PLANNED_GROUPS), ("moves", PLANNED_MOVES)];
+
 #[derive(Debug, Subcommand)]
 pub(super) enum QueueChange {
     /// Move a queue to a Raft group. No message is copied.

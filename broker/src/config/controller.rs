@@ -60,7 +60,8 @@ pub struct ControllerPolicy {
     pub groups_per_node: usize,
     /// Raft groups in all, whatever the number of nodes; 0: as many as `groups_per_node` says.
     pub groups: usize,
-    /// Even out load when nodes come. Moving queues is not part of this version: only `false` is accepted.
+    /// Move queues without being asked: to Raft groups that come or are reopened, and when some have carried much more
+    /// than others for minutes.
     pub auto_rebalance: bool,
     /// How long a node may be silent before it is taken for lost and its replicas are made anew elsewhere, such as `30m`.
     /// Empty: only when somebody says so.
@@ -175,9 +176,6 @@ impl Loadable for ControllerSettings {
         if !(1..=QUEUES_PER_TOPIC_MAX).contains(&policy.default_queues) {
             faults.push(format!("policy.default_queues: between 1 and {QUEUES_PER_TOPIC_MAX}"));
         }
-        if policy.auto_rebalance {
-            faults.push("policy.auto_rebalance: this version does not move queues; leave it false");
-        }
         if !policy.replace_after.is_empty()
             && parse_duration(&policy.replace_after).is_none_or(|after| after < REPLACE_AFTER_MS_MIN)
         {
@@ -205,6 +203,10 @@ mod tests {
         let settings = ControllerSettings {
             node: "c2".into(),
             peers: vec!["c1=h1:9878".into(), "c2=h2:9878".into()],
+            policy: ControllerPolicy {
+                auto_rebalance: true,
+                ..ControllerPolicy::default()
+            },
             ..ControllerSettings::default()
         };
         assert_eq!(read(&to_toml(&settings)).unwrap(), settings);
@@ -215,7 +217,7 @@ mod tests {
     fn all_faults_are_reported_at_once() {
         let faults = read(
             "node = \"c9\"\ncolour = 1\ncluster = \"a b\"\npeers = [\"c1\", \"c2=h:1\", \"c2=h:2\"]\n\
-             [ports]\nhttp = 9878\n[policy]\nreplicas = 0\nauto_rebalance = true\nreplace_after = \"soon\"",
+             [ports]\nhttp = 9878\n[policy]\nreplicas = 0\nreplace_after = \"soon\"",
         );
         let faults = faults.unwrap_err().to_string();
         for part in [
@@ -226,7 +228,6 @@ mod tests {
             "c9",
             "9878",
             "replicas",
-            "auto_rebalance",
             "replace_after",
         ] {
             assert!(faults.contains(part), "{part} missing in:\n{faults}");

@@ -16,6 +16,7 @@ use tracing::info;
 use super::answer::Answer;
 use super::execute::{Read, at_leader, epoch, group_number, read, read_all};
 use super::json::items;
+use super::load;
 use super::nodes;
 use super::operation::Part;
 use super::problem::Problem;
@@ -176,6 +177,7 @@ fn unknown_group(broker: &Broker, number: u16) -> Read<Value> {
         "members": members.collect::<Vec<_>>(),
         "committed_index": null,
         "applied_index": null,
+        "rate": null,
         "commitlog": { "min_offset": 0, "max_offset": 0, "bytes": 0 },
     });
     Read { value, stale: true }
@@ -207,6 +209,7 @@ pub fn group_document(broker: &Broker, replica: &Replica) -> Value {
         "members": members,
         "committed_index": index(status.committed),
         "applied_index": index(status.applied),
+        "rate": load::of_group(replica).map(load::shown),
         "commitlog": {
             "min_offset": status.log_offsets.0,
             "max_offset": status.log_offsets.1,

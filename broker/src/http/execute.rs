@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::answer::Answer;
 use super::operation::{Operation, Part};
 use super::problem::Problem;
-use super::{cluster, consumer_groups, messages, moves, nodes, topics};
+use super::{cluster, consumer_groups, load, messages, moves, nodes, topics};
 use crate::node::Broker;
 use crate::peer::{self, CallKind};
 use crate::replica::Replica;
@@ -193,6 +193,7 @@ async fn serve_read(broker: &Broker, replica: &Replica, part: &Part) -> Result<V
     Ok(match part {
         Part::Group => cluster::group_document(broker, replica),
         Part::Queues { topic } => topics::bounds(replica, topic),
+        Part::Load => load::report(replica),
         Part::Members { consumer_group } => consumer_groups::members(replica, consumer_group.as_deref()),
         Part::Progress { topics } => consumer_groups::progress_document(replica, topics),
         Part::Place {

@@ -1,5 +1,6 @@
 //! `/metrics`: the node's own counters, and what is read from its owner at the moment of asking.
 
+use flotilla_api::http::Rate;
 use flotilla_controller::coordinator_slots;
 use flotilla_raft_store::group::GroupStatus;
 use flotilla_raft_store::log_id::LogId;
@@ -9,6 +10,7 @@ use prometheus::{IntGauge, IntGaugeVec, Opts, TextEncoder};
 
 use super::LABELLED_SERIES_MAX;
 use super::consumer_groups::progress;
+use super::load;
 use super::problem::Problem;
 use crate::coordinators;
 use crate::node::Broker;
@@ -42,7 +44,11 @@ fn index(id: Option<LogId>) -> u64 {
     id.map_or(0, |id| id.index)
 }
 
-const FIGURES: [Figure; 12] = [
+fn rate(replica: &Replica) -> Rate {
+    load::shown(load::of_group(replica).unwrap_or_default())
+}
+
+const FIGURES: [Figure; 14] = [
     ("flotilla_raft_term", "term of the raft group", |_, status| status.term),
     ("flotilla_raft_is_leader", "1 while this replica leads", |_, status| {
         u64::from(status.is_leader)
@@ -97,6 +103,16 @@ const FIGURES: [Figure; 12] = [
             let names = replica.state.topic_names();
             names.iter().filter(|name| *name != coordinator_slots::TOPIC).count() as u64
         },
+    ),
+    (
+        "flotilla_group_messages_in_per_second",
+        "messages that come into the raft group, on average over the last minutes; 0 where it is not led",
+        |replica, _| rate(replica).messages,
+    ),
+    (
+        "flotilla_group_bytes_in_per_second",
+        "stored bytes of those messages",
+        |replica, _| rate(replica).bytes,
     ),
 ];
 

@@ -1,15 +1,15 @@
 //! Moving queues between Raft groups: one by one, to even them out, or all that are open in a group.
 //!
 //! What is asked for here is written down by the controllers; the Raft groups carry it out, whoever asked. Plans are
-//! made from this process's copy of the metadata, brought up to date before, and started in commands of a bounded size:
-//! what others changed meanwhile refuses one of them as a whole, and the rest is planned anew.
+//! made from this process's copy of the metadata, brought up to date before, and by the load that the groups' leaders tell
+//! of, and started in commands of a bounded size: what others changed meanwhile refuses one of them as a whole, and the rest is planned anew.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use flotilla_api::http::{MoveState, Moves, QueueMove};
+use flotilla_api::http::{MoveState, Moves, PlannedGroup, QueueMove};
 use flotilla_controller::coordinator_slots;
 use flotilla_controller::metadata::Metadata;
 use flotilla_controller::planning::{self, PlannedMove};
@@ -23,6 +23,7 @@ use super::LIST_ITEMS_MAX;
 use super::answer::Answer;
 use super::execute::{epoch, group_number};
 use super::json::document;
+use super::load;
 use super::problem::Problem;
 use crate::controllers::NoController;
 use crate::handlers::propose::now_ms;
@@ -135,21 +136,27 @@ fn is_under_way(broker: &Broker, id: u64) -> bool {
 
 /// `POST /v1/rebalance`. A dry run says what would move and why.
 pub async fn rebalance(broker: &Arc<Broker>, dry_run: bool) -> Result<Answer, Problem> {
+    let loads = Arc::new(load::gather(broker).await);
+    // Whoever asks for it wants it now: no queue rests.
+    let plan = move |metadata: &Metadata| planning::rebalance(metadata, &loads, &BTreeSet::new());
     if !dry_run {
-        let started = carry_out(broker, plan_rebalance).await?;
+        let started = carry_out(broker, move |metadata: &Metadata| plan(metadata).moves).await?;
         return Ok(started_answer(broker, &started));
     }
     let confirmed = topic_changes::catch_up(broker).await;
-    let (metadata, plan) = planned(broker, plan_rebalance).await?;
+    let (metadata, plan) = planned(broker, plan).await?;
     let moves = plan
+        .moves
         .iter()
         .take(LIST_ITEMS_MAX)
         .map(|planned| planned_document(&metadata, planned));
+    let groups = plan.groups.iter().map(|planned| planned_group(&metadata, planned));
     let answer = Answer::ok(
         document(&Moves {
             moves: moves.collect(),
-            truncated: plan.len() > LIST_ITEMS_MAX,
-            remaining: plan.len() as u64,
+            truncated: plan.moves.len() > LIST_ITEMS_MAX,
+            remaining: plan.moves.len() as u64,
+            groups: groups.collect(),
             ..Moves::default()
         }),
         epoch(broker),
@@ -157,9 +164,14 @@ pub async fn rebalance(broker: &Arc<Broker>, dry_run: bool) -> Result<Answer, Pr
     Ok(if confirmed { answer } else { answer.stale() })
 }
 
-/// What queues ask of their groups is not measured yet: by count.
-fn plan_rebalance(metadata: &Metadata) -> Vec<PlannedMove> {
-    planning::rebalance(metadata, |_, _| 0)
+fn planned_group(metadata: &Metadata, planned: &planning::PlannedGroup) -> PlannedGroup {
+    PlannedGroup {
+        group: group_name(metadata, planned.group),
+        queues_before: planned.before.queues as u64,
+        queues_after: planned.after.queues as u64,
+        rate_before: planned.before.rate.map(load::shown),
+        rate_after: planned.after.rate.map(load::shown),
+    }
 }
 
 fn planned_document(metadata: &Metadata, planned: &PlannedMove) -> QueueMove {

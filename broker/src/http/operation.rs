@@ -191,6 +191,8 @@ pub enum Part {
         /// The topic.
         topic: String,
     },
+    /// What comes in.
+    Load,
     /// The coordinator slots it has, with members and subscriptions of their consumer groups.
     Members {
         /// Of this one alone.

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use flotilla_api::http::{Queue, QueueSegment, Queues, Retention, Topic, TopicSettings, TopicType};
 use flotilla_api::names::{is_system_topic, validate_topic};
 use flotilla_controller::metadata;
+use flotilla_controller::planning::Rate;
 use flotilla_controller::topic::{TopicConfig, TopicKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::execute::{Read, epoch, read_all};
 use super::json::{document, format_duration, items, parse_duration};
+use super::load;
 use super::operation::Part;
 use super::problem::Problem;
 use crate::node::Broker;
@@ -139,11 +141,17 @@ pub async fn delete(broker: &Arc<Broker>, topic: &str) -> Result<Answer, Problem
 struct Bounds {
     /// By queue number: generation, minimum and maximum offset of each segment.
     queues: BTreeMap<u32, Vec<(u32, i64, i64)>>,
+    /// By queue number, what comes in.
+    #[serde(default)]
+    rates: BTreeMap<u32, Rate>,
 }
 
 /// [`Bounds`] of a replica.
 pub fn bounds(replica: &Replica, topic: &str) -> Value {
-    let mut bounds = Bounds::default();
+    let mut bounds = Bounds {
+        rates: load::of_topic(replica, topic),
+        ..Bounds::default()
+    };
     for (queue, segment) in replica.state.segments_of(topic) {
         let segment = (segment.generation, segment.min_offset, segment.max_offset);
         bounds.queues.entry(queue).or_default().push(segment);
@@ -156,11 +164,14 @@ pub async fn queues(broker: &Arc<Broker>, name: &str) -> Result<Read<Value>, Pro
     let topic = find(broker, name)?;
     let part = Part::Queues { topic: name.to_owned() };
     let mut stale = false;
+    let mut rates: BTreeMap<u32, Rate> = BTreeMap::new();
     let mut known: BTreeMap<u32, BTreeMap<u32, (i64, i64)>> = BTreeMap::new();
     for (_, found) in read_all(broker, &broker.groups_of(&topic), &part).await {
         stale |= found.as_ref().is_none_or(|found| found.stale);
         let bounds = found.and_then(|found| serde_json::from_value::<Bounds>(found.value).ok());
-        for (queue, segments) in bounds.unwrap_or_default().queues {
+        let bounds = bounds.unwrap_or_default();
+        rates.extend(bounds.rates);
+        for (queue, segments) in bounds.queues {
             let segments = segments.into_iter();
             let by_generation = segments.map(|(generation, min, max)| (generation, (min, max)));
             known.entry(queue).or_default().extend(by_generation);
@@ -179,6 +190,7 @@ pub async fn queues(broker: &Arc<Broker>, name: &str) -> Result<Read<Value>, Pro
             leader: broker.leadership(open.group).leader.as_deref().map(str::to_owned),
             min_offset,
             max_offset,
+            rate: rates.get(&queue).copied().map(load::shown),
             segments: segments
                 .iter()
                 .map(|segment| segment_document(broker, segment))

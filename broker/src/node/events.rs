@@ -3,19 +3,21 @@
 //! Called on the apply path: everything here only wakes or notes, nothing waits.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flotilla_raft_store::log_id::LogId;
 use prometheus::Histogram;
 use tracing::info;
 
 use crate::connection_table::ConnectionTable;
+use crate::load_meter::LoadMeter;
 use crate::long_poll::ParkedPulls;
 use crate::machine::Events;
 use crate::membership;
 use crate::node::Broker;
+use crate::state::effects::IndexBatch;
 
-/// Wires apply to parked pulls, client connections and the log.
+/// Wires apply to parked pulls, client connections, the measured load and the log.
 #[derive(Debug)]
 pub struct NodeEvents {
     /// The Raft group's number and name.
@@ -23,6 +25,7 @@ pub struct NodeEvents {
     pub(super) broker: Weak<Broker>,
     pub(super) parked: Arc<ParkedPulls>,
     pub(super) connections: Arc<ConnectionTable>,
+    pub(super) load: Arc<LoadMeter>,
     pub(super) apply_seconds: Histogram,
 }
 
@@ -35,7 +38,12 @@ impl Events for NodeEvents {
         self.parked.appended(topic, queue, max_offset);
     }
 
+    fn stored(&self, batches: &[IndexBatch]) {
+        self.load.stored(batches, Instant::now());
+    }
+
     fn handed_over(&self, topic: &str, queue: u32) {
+        self.load.handed_over(topic, queue, Instant::now());
         self.parked.handed_over(topic, queue);
     }
 
@@ -55,8 +63,10 @@ impl Events for NodeEvents {
 
     fn leadership(&self, term: u64, leader: bool) {
         if leader {
+            self.load.begin(Instant::now());
             info!(group = self.group.1, term, "became leader");
         } else {
+            self.load.end();
             info!(group = self.group.1, term, "lost leadership");
         }
     }

@@ -29,6 +29,7 @@ use super::events::NodeEvents;
 use super::{Broker, leader_duties, retention};
 use crate::config::Flush;
 use crate::fail_point;
+use crate::load_meter::LoadMeter;
 use crate::machine::{Machine, MachineSettings};
 use crate::peer::PeerTransport;
 use crate::queue_moves;
@@ -267,11 +268,13 @@ async fn open(broker: &Arc<Broker>, number: u16, group: &RaftGroup, id: u64, fol
         group: u32::from(number),
         creation: group.creation,
     };
+    let load = Arc::new(LoadMeter::default());
     let events = Arc::new(NodeEvents {
         group: (number, group.name.clone()),
         broker: Arc::downgrade(broker),
         parked: broker.parked.clone(),
         connections: broker.connections.clone(),
+        load: load.clone(),
         apply_seconds: broker.metrics.apply_seconds.clone(),
     });
     let state_folder = folder.join("state");
@@ -295,7 +298,8 @@ async fn open(broker: &Arc<Broker>, number: u16, group: &RaftGroup, id: u64, fol
     let disk = FileDisk::observed(move |took| flushes.observe(took.as_secs_f64()));
     let opened = Group::open(config, disk, transport, machine).await;
     let opened = opened.context("open the log")?;
-    Ok(Replica::new((number, group.name.clone()), identity, id, opened, state))
+    let name = (number, group.name.clone());
+    Ok(Replica::new(name, identity, id, opened, (state, load)))
 }
 
 /// Makes the Raft group, with the members that the controller names.

@@ -44,6 +44,8 @@ pub struct IndexBatch {
     pub store_time: i64,
     /// Slot in the entry and tag hash, a message each.
     pub messages: Vec<(u16, i32)>,
+    /// Stored bytes of all of them.
+    pub bytes: u64,
 }
 
 impl IndexBatch {

@@ -390,12 +390,15 @@ impl Topics {
                     first_offset: queue_offset,
                     store_time: queue.last_store_time,
                     messages: Vec::new(),
+                    bytes: 0,
                 });
                 queue.open_batch = Some((log_index, effects.batches.len() - 1));
                 effects.batches.len() - 1
             }
         };
-        effects.batches[number].messages.push((slot, append.tag_hash));
+        let batch = &mut effects.batches[number];
+        batch.messages.push((slot, append.tag_hash));
+        batch.bytes += append.message.len() as u64;
         queue.max_offset += 1;
         effects.keys.extend(append.keys().map(|hash| IndexedKey {
             hash,

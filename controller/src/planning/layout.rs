@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::PlannedMove;
+use super::loads::{Loads, QueueKey, Rate};
 use super::spread::Counts;
+use super::{PlannedGroup, Share};
 use crate::metadata::{Metadata, Topic};
 
 /// Which topics a plan is about. Coordinator slots ask little of their groups and nobody counts them among the queues, so
@@ -20,9 +21,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Users, Self::Slots];
-
     /// The kind of a topic.
     pub fn of(topic: &Topic) -> Self {
         match topic.is_coordinator_slots() {
@@ -35,13 +33,16 @@ impl Kind {
 /// See the module.
 #[derive(Debug)]
 pub struct Layout<'a> {
-    kind: Kind,
     /// Numbers of the Raft groups that stay, in order.
     pub groups: Vec<u16>,
     /// Topics in the order of their names.
     pub topics: Vec<TopicLayout<'a>>,
     /// What all queues together ask of each group, by place.
     pub loads: Vec<u128>,
+    /// By place, whether that was measured.
+    pub measured: Vec<bool>,
+    /// What all groups have before anything moves, those that do not stay included, by number.
+    pub before: BTreeMap<u16, PlannedGroup>,
 }
 
 /// The open queues of a topic.
@@ -52,8 +53,8 @@ pub struct TopicLayout<'a> {
     pub queues: Vec<MovableQueue>,
     /// By place, whether the topic's pins allow queues there.
     pub allowed: Vec<bool>,
-    /// How many each place has that cannot move: most are on their way to it.
-    fixed: BTreeMap<usize, usize>,
+    /// How many each place has that cannot move: on their way to it, or at rest after a move.
+    pub fixed: BTreeMap<usize, usize>,
 }
 
 /// A queue that can move.
@@ -65,6 +66,8 @@ pub struct MovableQueue {
     pub from: u16,
     /// Where it is, then where it shall be.
     pub place: Option<usize>,
+    /// What comes in.
+    pub rate: Rate,
     /// What it asks of its group.
     pub load: u64,
 }
@@ -114,16 +117,28 @@ pub fn group_name(metadata: &Metadata, number: u16) -> &str {
 }
 
 impl<'a> Layout<'a> {
-    /// The layout of the topics of a kind that the metadata tells of.
-    pub fn of(metadata: &'a Metadata, kind: Kind, load: impl Fn(u64, u32) -> u64) -> Self {
+    /// The layout of the topics of a kind that the metadata tells of. Queues that are `resting` stay where they are, if they
+    /// may.
+    pub fn of(metadata: &'a Metadata, kind: Kind, known: &Loads, resting: &BTreeSet<QueueKey>) -> Self {
         let groups = metadata.groups.iter();
         let groups: Vec<u16> = groups
             .filter_map(|(number, group)| (!group.draining).then_some(*number))
             .collect();
         let place = |group: u16| groups.binary_search(&group).ok();
+        let settled = settled_if(metadata, |topic| Kind::of(topic) == kind);
+        let measured = settled.iter().flat_map(|topic| &topic.groups);
+        let measured = measured.filter(|group| known.of_group(**group).is_some());
+        let average = known.average(measured.count());
+        let mut before: BTreeMap<u16, Share> = metadata.groups.keys().map(|group| (*group, Share::default())).collect();
         let mut loads = vec![0; groups.len()];
-        let topics = settled_if(metadata, |topic| Kind::of(topic) == kind);
-        let topics = topics.into_iter().map(|topic| {
+        for (group, share) in &mut before {
+            let others = known.others_of(*group);
+            share.rate = known.of_group(*group).map(|_| others);
+            if let Some(place) = place(*group) {
+                loads[place] += u128::from(others.load());
+            }
+        }
+        let topics = settled.into_iter().map(|topic| {
             let allowed: Vec<bool> = groups.iter().map(|group| topic.topic.may_be_in(*group)).collect();
             // Without a group that its pins allow and that stays, a topic stays as it is.
             let stays = !allowed.contains(&true);
@@ -134,17 +149,28 @@ impl<'a> Layout<'a> {
                 fixed: BTreeMap::new(),
             };
             for (group, number) in topic.groups.iter().zip(0..) {
-                let fixed = stays || topic.on_their_way.contains(&number);
-                let place = place(*group).filter(|place| fixed || layout.allowed[*place]);
-                let load = load(topic.topic.id, number);
+                let key = (topic.topic.id, number);
+                let is_allowed = |place: &usize| layout.allowed[*place];
+                let rests = resting.contains(&key) && place(*group).as_ref().is_some_and(is_allowed);
+                let fixed = stays || rests || topic.on_their_way.contains(&number);
+                let place = place(*group).filter(|place| fixed || is_allowed(place));
+                let rate = known.of_queue(key, *group, average);
+                let load = rate.load();
                 if let Some(place) = place {
                     loads[place] += u128::from(load);
+                }
+                if let Some(share) = before.get_mut(group) {
+                    share.queues += 1;
+                    if let Some(all) = &mut share.rate {
+                        *all += rate;
+                    }
                 }
                 if !fixed {
                     layout.queues.push(MovableQueue {
                         number,
                         from: *group,
                         place,
+                        rate,
                         load,
                     });
                 } else if let Some(place) = place {
@@ -154,8 +180,12 @@ impl<'a> Layout<'a> {
             layout
         });
         let topics = topics.collect();
+        let before = before.into_iter();
         Self {
-            kind,
+            measured: groups.iter().map(|group| known.of_group(*group).is_some()).collect(),
+            before: before
+                .map(|(group, share)| (group, PlannedGroup::unchanged(group, share)))
+                .collect(),
             groups,
             topics,
             loads,
@@ -196,29 +226,6 @@ impl<'a> Layout<'a> {
             }
         }
     }
-
-    /// The moves that lead here.
-    pub fn moves(&self, metadata: &Metadata) -> Vec<PlannedMove> {
-        let before = CountsBefore::of(metadata, self.kind);
-        let mut moves = Vec::new();
-        for topic in &self.topics {
-            for queue in &topic.queues {
-                let Some(to) = queue.place.map(|place| self.groups[place]) else {
-                    continue;
-                };
-                if to != queue.from {
-                    moves.push(PlannedMove {
-                        topic: topic.name.to_owned(),
-                        queue: queue.number,
-                        from: queue.from,
-                        to,
-                        reason: before.reason(metadata, topic.name, queue.from, to),
-                    });
-                }
-            }
-        }
-        moves
-    }
 }
 
 impl TopicLayout<'_> {
@@ -251,50 +258,5 @@ impl TopicLayout<'_> {
             .zip(have)
             .map(|(wanted, (movable, fixed))| *wanted as isize - (movable + fixed) as isize);
         room.collect()
-    }
-}
-
-/// How many queues were where before any of the moves, to say why they are made.
-struct CountsBefore<'a> {
-    all: BTreeMap<u16, usize>,
-    topics: BTreeMap<&'a str, BTreeMap<u16, usize>>,
-}
-
-impl<'a> CountsBefore<'a> {
-    fn of(metadata: &'a Metadata, kind: Kind) -> Self {
-        let mut all: BTreeMap<u16, usize> = BTreeMap::new();
-        let topics = settled_if(metadata, |topic| Kind::of(topic) == kind)
-            .into_iter()
-            .map(|topic| {
-                let mut own: BTreeMap<u16, usize> = BTreeMap::new();
-                for group in topic.groups {
-                    *own.entry(group).or_default() += 1;
-                    *all.entry(group).or_default() += 1;
-                }
-                (topic.name, own)
-            });
-        let topics = topics.collect();
-        Self { all, topics }
-    }
-
-    fn reason(&self, metadata: &Metadata, topic: &str, from: u16, to: u16) -> String {
-        let (source, target) = (group_name(metadata, from), group_name(metadata, to));
-        if metadata.groups.get(&from).is_none_or(|group| group.draining) {
-            return format!("drain of {source}");
-        }
-        if metadata.topics.get(topic).is_some_and(|topic| !topic.may_be_in(from)) {
-            return format!("pins: {source} is none of the topic's groups");
-        }
-        let count = |counts: &BTreeMap<u16, usize>, group: u16| counts.get(&group).copied().unwrap_or(0);
-        let own = &self.topics[topic];
-        let (have, other) = (count(own, from), count(own, to));
-        if have > other + 1 {
-            return format!("rebalance: {source} has {have} queues of the topic, {target} {other}");
-        }
-        let (have, other) = (count(&self.all, from), count(&self.all, to));
-        if have > other {
-            return format!("rebalance: {source} has {have} queues, {target} {other}");
-        }
-        format!("rebalance: evens out what {source} and {target} carry")
     }
 }

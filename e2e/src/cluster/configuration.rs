@@ -37,7 +37,8 @@ pub fn controller_toml(
     format!(
         "node = \"{name}\"\ndata = \"{data}\"\nlisten = \"{listen}\"\ncluster = \"{CLUSTER_NAME}\"\npeers = {peers:?}\n\n\
          [ports]\ncontroller = {controller}\nhttp = {http}\nname_server = {name_server}\n\n\
-         [policy]\nreplicas = {replicas}\ngroups_per_node = {groups_per_node}\nreplace_after = \"{replace_after}\"\n",
+         [policy]\nreplicas = {replicas}\ngroups_per_node = {groups_per_node}\nreplace_after = \"{replace_after}\"\n\
+         auto_rebalance = {auto_rebalance}\n",
         data = data.display(),
         controller = ports.controller,
         http = ports.http,
@@ -45,5 +46,6 @@ pub fn controller_toml(
         replicas = shape.replicas,
         groups_per_node = shape.groups_per_node,
         replace_after = shape.replace_after,
+        auto_rebalance = shape.auto_rebalance,
     )
 }

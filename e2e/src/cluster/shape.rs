@@ -20,6 +20,8 @@ pub struct Shape {
     pub replicas: usize,
     /// Raft groups for each node.
     pub groups_per_node: usize,
+    /// Whether queues move without being asked.
+    pub auto_rebalance: bool,
     /// Whether every process runs on a machine of its own in a [`Network`](crate::network::Network).
     pub networked: bool,
     /// How long a node may be silent before it is replaced; empty: for ever.
@@ -36,6 +38,7 @@ impl Shape {
             controllers: if alone { 1 } else { CONTROLLERS },
             replicas: if nodes < REPLICAS { nodes } else { REPLICAS },
             groups_per_node: 1,
+            auto_rebalance: false,
             networked: false,
             replace_after: "",
         }
@@ -55,6 +58,14 @@ impl Shape {
     pub const fn groups_per_node(self, groups_per_node: usize) -> Self {
         Self {
             groups_per_node,
+            ..self
+        }
+    }
+
+    /// With the policy that queues move without being asked.
+    pub const fn auto_rebalance(self) -> Self {
+        Self {
+            auto_rebalance: true,
             ..self
         }
     }

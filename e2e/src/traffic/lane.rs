@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use flotilla_api::remoting::frame::RemotingCommand;
 use parking_lot::Mutex;
 
-use super::{Attempt, PAUSE, connected};
+use super::{Attempt, connected};
 use crate::client::{Client, send_request};
 use crate::history::{Outcome, Place};
 
@@ -22,6 +22,8 @@ pub struct Lane {
     pub queue: u32,
     pub address: SocketAddr,
     pub topic: String,
+    /// Between two sends.
+    pub pause: Duration,
 }
 
 impl Lane {
@@ -30,7 +32,7 @@ impl Lane {
         let mut client: Option<Client> = None;
         let mut number = 0_u64;
         while !stop.load(Ordering::Relaxed) {
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(self.pause);
             let Some(connected) = connected(&mut client, self.address) else {
                 continue;
             };
