@@ -6,7 +6,7 @@
 //! node with a replica serves that, so it is no load of the group's leader.
 //!
 //! Holds: a replica that does not lead measures nothing; a leader begins anew, and so does a queue that moved. A crash
-//! loses the averages, which are of use again after [`MEASURED_MIN`].
+//! loses the averages, which are of use again after some seconds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
