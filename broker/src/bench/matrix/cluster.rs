@@ -13,18 +13,22 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use flotilla_api::http::RaftGroup;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use super::super::RunArgs;
 use super::super::cpu::resident_bytes;
 use super::super::failover::{FailoverArgs, send_one_by_one};
 use super::super::target::{Target, TargetArgs};
 
-const NODES: usize = 3;
+/// Nodes of every cluster.
+pub(super) const NODES: usize = 3;
 /// Below the ports the system gives out by itself.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 const PORTS_PER_NODE: u16 = 6;
 const START_MAX: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
+/// How long an empty node may take to have everything again.
+const REJOIN_MAX: Duration = Duration::from_secs(600);
 const HTTP_TIMEOUT: Duration = Duration::from_secs(2);
 /// The Raft group whose leader the rows about failover look at.
 const RAFT_GROUP: &str = "g1";
@@ -62,6 +66,8 @@ struct Node {
     config: PathBuf,
     name_server: u16,
     http: u16,
+    /// None of a controller.
+    remoting: Option<u16>,
     process: Option<Child>,
 }
 
@@ -178,7 +184,10 @@ impl Cluster {
                 setup.flush.as_str(),
             );
             let node = self.configured(&name, "broker", &text, (name_server, http))?;
-            self.nodes.push(node);
+            self.nodes.push(Node {
+                remoting: Some(port(place, 5)),
+                ..node
+            });
         }
         Ok(())
     }
@@ -198,6 +207,7 @@ impl Cluster {
             config,
             name_server,
             http,
+            remoting: None,
             process: None,
         })
     }
@@ -213,6 +223,11 @@ impl Cluster {
     /// The name server of a node.
     pub(super) fn name_server(&self, place: usize) -> String {
         format!("127.0.0.1:{}", self.nodes[place].name_server)
+    }
+
+    /// The remoting address of a node.
+    pub(super) fn remoting(&self, place: usize) -> String {
+        format!("127.0.0.1:{}", self.nodes[place].remoting.unwrap_or_default())
     }
 
     /// A topic of this cluster, looked up at a node.
@@ -335,6 +350,84 @@ impl Cluster {
             Ok(line.context("read_bytes")?.parse::<u64>()?)
         });
         read.sum()
+    }
+
+    /// Files that each node has open.
+    pub(super) fn open_files(&self) -> anyhow::Result<Vec<usize>> {
+        let counted = self.pids().into_iter().map(|pid| {
+            let files = std::fs::read_dir(format!("/proc/{pid}/fd"))?;
+            Ok(files.count())
+        });
+        counted.collect()
+    }
+
+    /// Bytes of the Raft group's log, as a node tells.
+    pub(super) fn log_bytes(&self, place: usize) -> anyhow::Result<u64> {
+        let log = self.raft_group(place)?.commitlog;
+        Ok(log.max_offset - log.min_offset)
+    }
+
+    /// The Raft id of a node's replica, as another one tells.
+    pub(super) fn replica_of(&self, asked: usize, place: usize) -> anyhow::Result<u64> {
+        let member = self.member(asked, place)?;
+        member["replica"].as_u64().context("the id of a replica")
+    }
+
+    /// Waits until a node has another replica than `before`, which has a vote and everything that is committed.
+    pub(super) fn wait_for_new_voter(&self, asked: usize, place: usize, before: u64) -> anyhow::Result<()> {
+        let deadline = Instant::now() + REJOIN_MAX;
+        loop {
+            let joined = self.member(asked, place).is_ok_and(|member| {
+                let is_new = member["replica"].as_u64().is_some_and(|replica| replica != before);
+                is_new && member["role"] == "follower"
+            });
+            if joined {
+                return self.wait_until_caught_up();
+            }
+            anyhow::ensure!(Instant::now() < deadline, "the empty node did not get its vote");
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn member(&self, asked: usize, place: usize) -> anyhow::Result<Value> {
+        let path = format!("/v1/groups/{RAFT_GROUP}");
+        let group: Value = serde_json::from_slice(&http_get(self.nodes[asked].http, &path)?)?;
+        let members = group["members"].as_array().context("members")?;
+        let name = self.nodes[place].name.as_str();
+        // A lost replica may be listed beside its successor.
+        let newest = members.iter().filter(|member| member["node"] == name);
+        let newest = newest.max_by_key(|member| member["replica"].as_u64());
+        newest.cloned().context("the node has no replica")
+    }
+
+    /// The Raft group that owns a queue.
+    pub(super) fn owner(&self, topic: &str, queue: u32) -> anyhow::Result<String> {
+        let path = format!("/v1/topics/{topic}/queues");
+        let shown: Value = serde_json::from_slice(&http_get(self.nodes[0].http, &path)?)?;
+        let owner = shown["queues"][queue as usize]["group"].as_str();
+        Ok(owner.context("the owner of a queue")?.to_owned())
+    }
+
+    /// Moves a queue to a Raft group; returns what is told of the move, and how long that took.
+    pub(super) fn move_queue(&self, topic: &str, queue: u32, group: &str) -> anyhow::Result<(Value, Duration)> {
+        let path = format!("/v1/topics/{topic}/queues/{queue}/move?wait=1s");
+        let start = Instant::now();
+        let answer = http(
+            self.nodes[0].http,
+            "POST",
+            &path,
+            &format!("{{\"group\": \"{group}\"}}"),
+        )?;
+        let taken = start.elapsed();
+        let moved: Value = serde_json::from_slice(body_of(&answer)?)?;
+        anyhow::ensure!(moved["state"] == "done", "queue {queue} to {group}: {moved}");
+        Ok((moved, taken))
+    }
+
+    /// Throws away everything that a node stored; it must be down.
+    pub(super) fn wipe(&self, place: usize) -> anyhow::Result<()> {
+        let folder = self.folder.join(&self.nodes[place].name);
+        std::fs::remove_dir_all(&folder).with_context(|| format!("wipe {}", folder.display()))
     }
 
     /// Kills a node without warning.
@@ -464,11 +557,15 @@ fn http_get(port: u16, path: &str) -> anyhow::Result<Vec<u8>> {
         answer.starts_with(b"HTTP/1.1 200"),
         "GET {path} was not answered with 200"
     );
+    Ok(body_of(&answer)?.to_vec())
+}
+
+fn body_of(answer: &[u8]) -> anyhow::Result<&[u8]> {
     let end = answer
         .windows(4)
         .position(|window| window == b"\r\n\r\n")
         .context("no end of the header")?;
-    Ok(answer[end + 4..].to_vec())
+    Ok(&answer[end + 4..])
 }
 
 /// The status of any request.

@@ -5,10 +5,13 @@
 
 mod cluster;
 mod cold;
+mod consumer_groups;
 mod elections;
 mod faults;
 mod machine;
+mod moves;
 mod queues;
+mod rejoin;
 mod row;
 mod traffic;
 
@@ -91,7 +94,11 @@ const CLUSTERS: &[(Setup, &[&str])] = &[
     (Setup { groups: 8, ..ONE_LOG }, &["T7"]),
     (ONE_LOG, &["C2"]),
     (ONE_LOG, &["R1"]),
+    (ONE_LOG, &["R3"]),
     (ONE_LOG, &["Q1"]),
+    (ONE_LOG, &["Q1k"]),
+    (ONE_LOG, &["Q2"]),
+    (Setup { groups: 2, ..ONE_LOG }, &["S1"]),
     (
         Setup {
             groups: 3,
@@ -161,7 +168,11 @@ fn run_on_one_cluster(args: &MatrixArgs, setup: Setup, rows: &[&str], matrix: &m
             "R1" => faults::clean_restart(&mut cluster, args.restart_mib).map(|row| vec![row]),
             "C2" => cold::catch_up(&cluster, args.restart_mib, args.seconds),
             "E1" => elections::under_full_load(&cluster, args.load_seconds).map(|row| vec![row]),
-            "Q1" => queues::many_queues(&mut cluster, args.seconds, args.runs),
+            "Q1" => queues::many_queues(&mut cluster, &queues::TEN_THOUSAND, args.seconds, args.runs),
+            "Q1k" => queues::many_queues(&mut cluster, &queues::HUNDRED_THOUSAND, args.seconds, args.runs),
+            "Q2" => consumer_groups::commits(&cluster, args.seconds),
+            "S1" => moves::every_queue(&cluster, args.restart_mib, args.seconds),
+            "R3" => rejoin::empty_follower(&mut cluster, args.restart_mib, args.seconds),
             "R2" => faults::crash_restart(&mut cluster, args.restart_mib).map(|row| vec![row]),
             _ => traffic::row(name, &cluster, args.seconds, args.runs, one_log).map(|row| vec![row]),
         };
