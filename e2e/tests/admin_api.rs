@@ -52,8 +52,14 @@ fn three_fresh_nodes_are_healthy_and_describe_one_cluster() {
     let nodes = cluster.nodes().iter().map(|node| {
         let ports = node.ports;
         let (address, http, peer) = (at(ports.remoting), at(ports.http), at(ports.peer));
+        let replicas = leaders.iter().map(|(group, leader)| {
+            let leads = cluster.nodes()[*leader].name == node.name;
+            let role = if leads { "leader" } else { "follower" };
+            json!({ "group": group, "role": role, "leaving": false, "remaining_bytes": null })
+        });
         json!({ "node": node.name, "alive": true, "ready": true, "leaving": false, "zone": "", "address": address,
-            "http": http, "name_server": at(ports.name_server), "peer": peer })
+            "http": http, "name_server": at(ports.name_server), "peer": peer, "evacuating": false, "evacuated": false,
+            "remaining_bytes": 0, "replicas": replicas.collect::<Value>() })
     });
     let nodes: Value = nodes.collect();
     for http in all(&cluster) {

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use flotilla_controller::coordinator_slots;
 use flotilla_controller::metadata::Metadata;
 use flotilla_controller::planning::{self, GAIN_MIN, Loads, PlannedMove, QueueKey};
 use flotilla_controller::queue_move::MoveRequest;
@@ -141,8 +142,12 @@ impl Rebalancing {
         let rebalanced = |loads: &Loads| planning::rebalance(view.metadata, loads, &resting);
         let known = (view.metadata.epoch, resting.len());
         if self.even_at != Some(known) {
-            if !rebalanced(&Loads::default()).moves.is_empty() {
-                self.begin(rebalanced(&loads).moves, BY_COUNT);
+            let by_count = rebalanced(&Loads::default()).moves;
+            if !by_count.is_empty() {
+                // Queues that move anyway go by their load; slots alone are no reason for others to move.
+                let only_slots = by_count.iter().all(|planned| planned.topic == coordinator_slots::TOPIC);
+                let moves = if only_slots { by_count } else { rebalanced(&loads).moves };
+                self.begin(moves, BY_COUNT);
                 return;
             }
             self.even_at = Some(known);
@@ -229,7 +234,11 @@ fn resting(view: &View<'_>) -> BTreeSet<QueueKey> {
 /// A plan was begun here, or by who led before, within the last [`PAUSE`].
 fn planned_lately(view: &View<'_>) -> bool {
     let mut moves = view.metadata.moves.values();
-    moves.any(|known| [BY_COUNT, BY_LOAD].contains(&known.reason.as_str()) && is_within(view, known.started_ms, PAUSE))
+    moves.any(|known| {
+        let is_ours = [BY_COUNT, BY_LOAD].contains(&known.reason.as_str());
+        // Slots carry nothing that a plan for the load would have to wait for.
+        is_ours && known.topic != coordinator_slots::TOPIC && is_within(view, known.started_ms, PAUSE)
+    })
 }
 
 fn is_within(view: &View<'_>, then_ms: i64, time: Duration) -> bool {

@@ -36,6 +36,7 @@ struct Cluster {
     silent: BTreeSet<u16>,
     /// Groups with a replica that is being filled.
     filling: BTreeSet<u16>,
+    /// Those of coordinator slots left out.
     moved: Vec<Moved>,
     most_under_way: usize,
     /// Moves stay under way.
@@ -117,16 +118,26 @@ impl Cluster {
     /// Open queues by group.
     fn counts(&self) -> BTreeMap<u16, usize> {
         let mut counts: BTreeMap<u16, usize> = self.metadata().groups.keys().map(|group| (*group, 0)).collect();
-        for segments in self.metadata().topics.values().flat_map(|topic| &topic.queues) {
+        for segments in self.metadata().user_topics().flat_map(|topic| &topic.queues) {
             *counts.get_mut(&segments.last().unwrap().group).unwrap() += 1;
         }
         counts
     }
 
+    /// Coordinator slots by group.
+    fn slots(&self) -> BTreeMap<u16, usize> {
+        let mut slots = BTreeMap::new();
+        for segments in &self.metadata().topics[coordinator_slots::TOPIC].queues {
+            *slots.entry(segments.last().unwrap().group).or_default() += 1;
+        }
+        slots
+    }
+
     /// What every group carries in MiB a second when its queues carry so much.
     fn carried(&self, load: impl Fn(&str, u32) -> f64) -> BTreeMap<u16, f64> {
         let mut carried: BTreeMap<u16, f64> = self.metadata().groups.keys().map(|group| (*group, 0.0)).collect();
-        for (name, topic) in &self.metadata().topics {
+        for topic in self.metadata().user_topics() {
+            let name = &topic.config.name;
             for queue in 0..topic.config.queues {
                 *carried.get_mut(&self.open_group(name, queue)).unwrap() += load(name, queue);
             }
@@ -141,7 +152,8 @@ impl Cluster {
             .keys()
             .filter(|group| !self.silent.contains(group));
         let mut groups: BTreeMap<u16, GroupLoad> = groups.map(|group| (*group, GroupLoad::default())).collect();
-        for (name, topic) in &self.metadata().topics {
+        for topic in self.metadata().user_topics() {
+            let name = &topic.config.name;
             for queue in 0..topic.config.queues {
                 let rate = Rate {
                     messages: 0.0,
@@ -219,7 +231,8 @@ impl Cluster {
         let Some(Start { moves, reason }) = self.rebalancing.due(&view) else {
             return;
         };
-        let moved = moves.iter().map(|one| Moved {
+        let of_users = moves.iter().filter(|one| one.topic != coordinator_slots::TOPIC);
+        let moved = of_users.map(|one| Moved {
             second: self.second,
             queue: (one.topic.clone(), one.queue),
             to: one.to,
@@ -250,6 +263,11 @@ fn queues_flow_to_groups_that_come_and_nothing_moves_before_they_are_well() {
     cluster.put("t", 12);
     cluster.run(HOUR, idle);
     assert_eq!(cluster.moved, [], "even from the start");
+    assert_eq!(
+        cluster.slots(),
+        BTreeMap::from([(1, 32), (2, 32)]),
+        "slots are spread, too"
+    );
     let came = cluster.second;
     cluster.add_node();
     cluster.filling.insert(3);
