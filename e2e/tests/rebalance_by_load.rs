@@ -193,7 +193,8 @@ fn queues_flow_to_nodes_that_join_with_no_command() {
     );
     let mut queues = BTreeSet::new();
     assert!(
-        all.iter().all(|known| queues.insert(known["queue"].as_u64())),
+        all.iter()
+            .all(|known| queues.insert((known["topic"].as_str(), known["queue"].as_u64()))),
         "one moved twice: {all:?}"
     );
     finish(&cluster, traffic, begin);

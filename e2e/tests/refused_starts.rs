@@ -360,7 +360,7 @@ fn all_that_is_wrong_with_a_file_is_told_at_once() {
             "wrong values",
             format!(
                 "node = \"c9\"\ndata = {data}\ncluster = \"a b\"\npeers = [\"c1\", \"c2=h:1\", \"c2=h:2\"]\nlisten = \"\"\ncolour = 1\n\
-             [ports]\nhttp = 9878\n[policy]\nreplicas = 0\ngroups_per_node = 0\nreplace_after = \"1h\"\n"
+             [ports]\nhttp = 9878\n[policy]\nreplicas = 0\ngroups_per_node = 0\nreplace_after = \"soon\"\n"
             ),
             &[
                 "cluster",

@@ -362,21 +362,58 @@ fn a_node_comes_back_at_another_address() {
 fn replicas_and_nodes_are_changed_from_a_shell_and_what_cannot_be_is_refused() {
     let cluster = Shape::of(3).replicas(2).start().expect("three nodes start");
     let http = cluster.http(0);
+    // Which two of the three nodes have it depends on which of them came first.
+    let placed = wait::until("g1 is placed", SERVED, || voters(&cluster, 0)).expect("groups");
+    let on = &placed.iter().find(|(name, _)| name == "g1").expect("g1").1;
+    let (here, other) = (
+        on.first().expect("a voter").as_str(),
+        on.last().expect("a voter").as_str(),
+    );
+    let away = ["n1", "n2", "n3"]
+        .into_iter()
+        .find(|name| !on.contains(*name))
+        .expect("a node without it");
+    let replace = |node: &str, leaving: &str| json!({ "node": node, "replaces": leaving }).to_string();
     let requests = [
-        (404, "POST", "/v1/nodes/n9/evacuate", ""),
-        (404, "POST", "/v1/nodes/n9/reopen", ""),
-        (404, "DELETE", "/v1/nodes/n9", ""),
-        (409, "DELETE", "/v1/nodes/n2", ""),
-        (404, "POST", "/v1/groups/g9/members", r#"{"node":"n1"}"#),
-        (404, "POST", "/v1/groups/g1/members", r#"{"node":"n9"}"#),
-        (409, "POST", "/v1/groups/g1/members", r#"{"node":"n1"}"#),
-        (409, "POST", "/v1/groups/g1/members", r#"{"node":"n3","replaces":"n3"}"#),
-        (409, "POST", "/v1/groups/g1/members", r#"{"node":"n3","replaces":"n9"}"#),
-        (400, "POST", "/v1/groups/g1/members", r#"{"nodes":"n3"}"#),
-        (400, "POST", "/v1/groups/g1/members", r#"{"node":3}"#),
-        (400, "POST", "/v1/groups/g1/members", ""),
-        (404, "DELETE", "/v1/groups/g1/members/n3", ""),
-        (404, "DELETE", "/v1/groups/g9/members/n1", ""),
+        (404, "POST", "/v1/nodes/n9/evacuate".to_owned(), String::new()),
+        (404, "POST", "/v1/nodes/n9/reopen".to_owned(), String::new()),
+        (404, "DELETE", "/v1/nodes/n9".to_owned(), String::new()),
+        (409, "DELETE", "/v1/nodes/n2".to_owned(), String::new()),
+        (
+            404,
+            "POST",
+            "/v1/groups/g9/members".to_owned(),
+            json!({ "node": "n1" }).to_string(),
+        ),
+        (
+            404,
+            "POST",
+            "/v1/groups/g1/members".to_owned(),
+            json!({ "node": "n9" }).to_string(),
+        ),
+        (
+            409,
+            "POST",
+            "/v1/groups/g1/members".to_owned(),
+            json!({ "node": here }).to_string(),
+        ),
+        (409, "POST", "/v1/groups/g1/members".to_owned(), replace(away, away)),
+        (409, "POST", "/v1/groups/g1/members".to_owned(), replace(away, "n9")),
+        (
+            400,
+            "POST",
+            "/v1/groups/g1/members".to_owned(),
+            json!({ "nodes": away }).to_string(),
+        ),
+        (
+            400,
+            "POST",
+            "/v1/groups/g1/members".to_owned(),
+            json!({ "node": 3 }).to_string(),
+        ),
+        (400, "POST", "/v1/groups/g1/members".to_owned(), String::new()),
+        (404, "DELETE", format!("/v1/groups/g1/members/{away}"), String::new()),
+        (404, "DELETE", "/v1/groups/g9/members/n1".to_owned(), String::new()),
     ];
     let before = get(&http, "/v1/groups");
     let members = |document: &Value| -> Vec<Value> {
@@ -396,13 +433,13 @@ fn replicas_and_nodes_are_changed_from_a_shell_and_what_cannot_be_is_refused() {
 
     let admin = format!("admin --http 127.0.0.1:{}", cluster.nodes()[0].ports.http);
     // Two replicas a group on three nodes: one can be emptied, a second one cannot.
-    let said = succeeds(&format!("{admin} evacuate n1"), "");
-    assert!(said.contains("n1"), "{said}");
-    let too_few = ask(&http, "POST", "/v1/nodes/n2/evacuate", "");
+    let said = succeeds(&format!("{admin} evacuate {here}"), "");
+    assert!(said.contains(here), "{said}");
+    let too_few = ask(&http, "POST", &format!("/v1/nodes/{other}/evacuate"), "");
     assert!(is_problem(&too_few, 409, true), "{too_few:?}");
-    await_only_on(&cluster, 2, 2, |name| name != "n1", SERVED).expect("n1 is empty");
-    succeeds(&format!("{admin} evacuate n1 --cancel"), "");
-    succeeds(&format!("{admin} members g1 --add n1"), "");
+    await_only_on(&cluster, 2, 2, |name| name != here, SERVED).expect("it is empty");
+    succeeds(&format!("{admin} evacuate {here} --cancel"), "");
+    succeeds(&format!("{admin} members g1 --add {here}"), "");
     wait::until("g1 has three voters", EMPTIED, || {
         let groups = voters(&cluster, 0)?.unwrap_or_default();
         Ok(groups
@@ -410,12 +447,12 @@ fn replicas_and_nodes_are_changed_from_a_shell_and_what_cannot_be_is_refused() {
             .find(|(name, nodes)| name == "g1" && nodes.len() == 3))
     })
     .expect("added");
-    succeeds(&format!("{admin} members g1 --remove n2"), "");
+    succeeds(&format!("{admin} members g1 --remove {other}"), "");
     wait::until("g1 has two voters", EMPTIED, || {
         let groups = voters(&cluster, 0)?.unwrap_or_default();
         Ok(groups
             .into_iter()
-            .find(|(name, nodes)| name == "g1" && nodes.len() == 2 && !nodes.contains("n2")))
+            .find(|(name, nodes)| name == "g1" && nodes.len() == 2 && !nodes.contains(other)))
     })
     .expect("removed");
     let shown = succeeds(&format!("{admin} nodes"), "");
