@@ -14,6 +14,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Child;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -34,6 +35,8 @@ use configuration::{broker_toml, controller_toml};
 
 /// What the clusters started here are called, but for standalone ones.
 pub const CLUSTER_NAME: &str = "e2e";
+/// How long a process that came to its end may take to be gone.
+const DEAD: Duration = Duration::from_secs(20);
 /// The Raft groups of a standalone cluster that is not told how many.
 const STANDALONE_GROUPS: usize = 2;
 
@@ -296,6 +299,29 @@ impl Cluster {
             dead.extend(controller.bury()?);
         }
         Ok(dead)
+    }
+
+    /// Waits until some process died at the point that was armed; returns the names of the dead.
+    pub fn await_death(&mut self, point: &str, limit: Duration) -> Result<Vec<String>> {
+        wait::until(&format!("some process dies at {point}"), limit, || {
+            Ok((!self.is_armed(point)).then_some(()))
+        })?;
+        wait::until("a dead process", DEAD, || {
+            let dead = self.bury()?;
+            Ok((!dead.is_empty()).then_some(dead))
+        })
+    }
+
+    /// Starts every process that is down, on its data and its ports; returns once all are ready.
+    pub fn launch_all(&mut self) -> Result<()> {
+        for node in self.nodes.iter_mut().filter(|node| !node.is_running()) {
+            node.launch()?;
+        }
+        let controllers = self.controllers.iter_mut();
+        for controller in controllers.filter(|controller| !controller.is_running()) {
+            controller.launch()?;
+        }
+        self.await_ready()
     }
 
     /// `kill -9` of a node.

@@ -11,6 +11,21 @@ use crate::wait;
 /// The topic under which the coordinators of consumer groups move.
 pub const SLOTS: &str = "rmq_sys_coordinator_slots";
 
+/// The steps of a move, as the product names them in `fail_point.rs`: old leader, new leader, leading controller.
+pub const STEPS: [&str; 11] = [
+    "move-taken-up",
+    "reserve-asked",
+    "reserved",
+    "seal-next",
+    "sealed",
+    "open-asked",
+    "opened",
+    "open-heard",
+    "end-asked",
+    "end-logged",
+    "start-logged",
+];
+
 /// One finished move.
 #[derive(Clone, Debug)]
 pub struct Moved {

@@ -21,21 +21,6 @@ const TOPIC: &str = "moving";
 const QUEUES: u32 = 12;
 /// A group emptied and filled again.
 const ROUNDS: usize = 5;
-/// The steps of a move at which a process dies, as the product names them in `fail_point.rs`: old leader, new leader,
-/// leading controller.
-const STEPS: [&str; 11] = [
-    "move-taken-up",
-    "reserve-asked",
-    "reserved",
-    "seal-next",
-    "sealed",
-    "open-asked",
-    "opened",
-    "open-heard",
-    "end-asked",
-    "end-logged",
-    "start-logged",
-];
 /// Messages of the topic whose queues move, and the bytes of each.
 const MESSAGES: u32 = 600;
 const BODY_BYTES: usize = 64 * 1024;
@@ -169,13 +154,7 @@ fn die_at(cluster: &mut Cluster, traffic: &Traffic, point: &str, random: &mut St
         let asked = (0..cluster.len()).find_map(|node| moves::start(&cluster.http(node), TOPIC, *queue, &to).ok());
         ids.extend(asked);
     }
-    wait::until(&format!("some process dies at {point}"), SERVED, || {
-        Ok((!cluster.is_armed(point)).then_some(()))
-    })?;
-    let dead = wait::until("a dead process", SERVED, || {
-        let dead = cluster.bury()?;
-        Ok((!dead.is_empty()).then_some(dead))
-    })?;
+    let dead = cluster.await_death(point, SERVED)?;
     let living = (0..cluster.len())
         .find(|node| cluster.is_running(*node))
         .context("a living node")?;
@@ -193,17 +172,7 @@ fn die_at(cluster: &mut Cluster, traffic: &Traffic, point: &str, random: &mut St
         &moved,
     );
     ensure!(pause < WITHOUT_WRITER, "{pause:?} without a writer");
-    for node in 0..cluster.len() {
-        if !cluster.is_running(node) {
-            cluster.launch(node)?;
-        }
-    }
-    for controller in cluster.controllers_mut() {
-        if !controller.is_running() {
-            controller.launch()?;
-        }
-    }
-    cluster.await_ready()?;
+    cluster.launch_all()?;
     cluster.await_alike(ALIKE)?;
     Ok(moved)
 }
@@ -215,7 +184,7 @@ fn whoever_dies_at_whatever_step_of_a_move_it_ends_and_nothing_is_lost() {
     let mut random = StdRng::seed_from_u64(seed);
     let (mut cluster, traffic) = start(3);
     let mut moved = Vec::new();
-    for point in STEPS {
+    for point in moves::STEPS {
         let ended = die_at(&mut cluster, &traffic, point, &mut random);
         moved.extend(ended.with_context(|| point.to_owned()).expect("moves end"));
     }

@@ -125,6 +125,7 @@ fn six_nodes_become_three_under_load() {
     let traffic = Traffic::through(&cluster, 0..3, TOPIC, QUEUES);
     let quiet = Instant::now();
     traffic.await_all_lanes(3, SERVED, quiet).expect("every lane is served");
+    // So many seconds of sends are compared with.
     std::thread::sleep(Duration::from_secs(3));
     let (median, slow) = latencies(&traffic, quiet);
     let before = transferred(&cluster).expect("metrics");
@@ -261,26 +262,10 @@ fn die_at(cluster: &mut Cluster, traffic: &Traffic, point: &str, random: &mut St
     let begin = Instant::now();
     cluster.arm(point)?;
     post(cluster, 0, &format!("/v1/nodes/{leaving}/evacuate"), &json!({}))?;
-    wait::until(&format!("some process dies at {point}"), EMPTIED, || {
-        Ok((!cluster.is_armed(point)).then_some(()))
-    })?;
-    let dead = wait::until("a dead process", SERVED, || {
-        let dead = cluster.bury()?;
-        Ok((!dead.is_empty()).then_some(dead))
-    })?;
+    let dead = cluster.await_death(point, EMPTIED)?;
     // A while later it comes back: with two of five gone some groups could not do without it.
     std::thread::sleep(Duration::from_secs(1));
-    for number in 0..cluster.len() {
-        if !cluster.is_running(number) {
-            cluster.launch(number)?;
-        }
-    }
-    for controller in cluster.controllers_mut() {
-        if !controller.is_running() {
-            controller.launch()?;
-        }
-    }
-    cluster.await_ready()?;
+    cluster.launch_all()?;
     wait::until(&format!("{leaving} is empty"), EMPTIED, || {
         Ok((node(cluster, leaving, 0)?["evacuated"] == true).then_some(()))
     })?;

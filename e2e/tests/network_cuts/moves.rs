@@ -12,20 +12,6 @@ use flotilla_e2e::wait;
 
 use crate::scene::{HEALED, NODES, QUEUES, Scene, TOPIC};
 
-/// As the product names them in `fail_point.rs`.
-const STEPS: [&str; 11] = [
-    "start-logged",
-    "move-taken-up",
-    "reserve-asked",
-    "reserved",
-    "seal-next",
-    "sealed",
-    "open-asked",
-    "opened",
-    "open-heard",
-    "end-asked",
-    "end-logged",
-];
 /// Kinds of cuts tried at each step; the first of them is another one at each.
 const KINDS_PER_STEP: usize = 1;
 /// No queue is without a writer for longer while its groups have majorities: an election and a second, and what a busy
@@ -117,7 +103,7 @@ fn a_move_ends_whoever_loses_sight_of_whom_at_whatever_step() {
     let scene = Scene::set();
     let seed = std::process::id() as usize;
     progress::line(format!("seed {seed}"));
-    for (number, point) in STEPS.iter().enumerate() {
+    for (number, point) in moves::STEPS.iter().enumerate() {
         for kind in 0..setting("CUTS_PER_STEP", KINDS_PER_STEP) {
             let cut = KINDS[(seed + number + kind) % KINDS.len()];
             let queue = (number + kind) as u32 % QUEUES;

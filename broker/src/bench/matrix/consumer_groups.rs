@@ -23,6 +23,8 @@ const QUEUE: i32 = 0;
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the last offset may take to be seen.
 const SEEN_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const POLL: Duration = Duration::from_millis(50);
 
 /// Ten thousand consumer groups commit an offset every five seconds each, one-way, as official clients do: what that
 /// takes of a processor, all nodes together.
@@ -109,6 +111,6 @@ fn await_offset(target: &Target, group: u32, offset: i64) -> anyhow::Result<()> 
             Instant::now() < deadline,
             "offset {offset} was committed, {seen:?} is seen"
         );
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(POLL);
     }
 }
