@@ -27,16 +27,14 @@ impl StateReader {
     pub fn kept(&self, default_retention_ms: u64) -> Kept {
         let memory = self.shared.memory.read();
         let mut kept = Kept::default();
-        for id in memory.state.topics.segments_up_to(u64::MAX) {
-            let Some(topic) = memory.state.topics.by_id(id.queue.topic()) else {
-                continue;
-            };
-            let sealed = topic.sealed.get(&(id.queue.queue(), id.generation));
-            let Some(sealed) = sealed else { continue };
+        for topic in memory.state.topics.iter() {
             let retention_ms = topic.config.retention_ms.unwrap_or(default_retention_ms);
-            let until = sealed.queue.last_store_time.saturating_add_unsigned(retention_ms);
-            kept.segments += 1;
-            kept.until_ms = kept.until_ms.max(Some(until));
+            let sealed = topic.sealed.values().map(|sealed| &sealed.queue);
+            for queue in sealed.filter(|queue| queue.min_offset < queue.max_offset) {
+                let until = queue.last_store_time.saturating_add_unsigned(retention_ms);
+                kept.segments += 1;
+                kept.until_ms = kept.until_ms.max(Some(until));
+            }
         }
         kept
     }
